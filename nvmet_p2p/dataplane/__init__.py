@@ -1,0 +1,1 @@
+"""The border to the data plane and the engines behind it."""

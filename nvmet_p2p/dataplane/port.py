@@ -1,0 +1,139 @@
+"""The one interface through which the rest of the package knows a data plane.
+
+Implementations: ``inprocess`` (Python, the oracle) and, later, the C helper. The caller is always the daemon's event
+loop. Everything that is configuration comes from the model in the control plane; a data plane holds no truth of its
+own and can be given all of it again at any time.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from nvmet_p2p.protocol.tcp_common import TcpParams
+from nvmet_p2p.target.config import BdevConfig, BdevFacts
+from nvmet_p2p.target.effects import ControllerKey, ControllerView
+
+
+@dataclass(frozen=True, slots=True)
+class QueueHandoff:
+    """An I/O queue after a successful Connect.
+
+    ``sock`` is a connected, non-blocking stream socket from which nothing beyond the Connect capsule has been read;
+    the data plane owns it from now on. ``response`` is the Connect response PDU, digests included, to be sent first.
+    ``sqsize`` is 0's based. ``sqhd`` is the submission queue head after Connect; with ``sq_flow_control`` off every CQE
+    carries FFFFh instead.
+    """
+
+    key: ControllerKey
+    qid: int
+    sqsize: int
+    sq_flow_control: bool
+    sqhd: int
+    sock: socket.socket
+    params: TcpParams
+    response: bytes
+    c2h_success: bool = True
+    peer: str = ""
+
+
+@dataclass(slots=True)
+class IoStat:
+    """Counters of a bdev since it was opened, as SPDK's ``bdev_get_iostat``; latencies in nanoseconds summed."""
+
+    bytes_read: int = 0
+    num_read_ops: int = 0
+    bytes_written: int = 0
+    num_write_ops: int = 0
+    bytes_unmapped: int = 0
+    num_unmap_ops: int = 0
+    bytes_copied: int = 0
+    num_copy_ops: int = 0
+    read_latency_ns: int = 0
+    write_latency_ns: int = 0
+    unmap_latency_ns: int = 0
+    copy_latency_ns: int = 0
+    io_error: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class QueueStat:
+    """A live I/O queue."""
+
+    key: ControllerKey
+    qid: int
+    peer: str
+    commands: int = 0
+    outstanding: int = 0
+
+
+class DataPlaneEvents(Protocol):
+    """What a data plane tells the control plane; called on the event loop."""
+
+    def queue_closed(self, key: ControllerKey, qid: int, reason: str) -> None:
+        """An I/O queue has ended by itself (peer gone, protocol error). Not called for queues that we closed."""
+        ...
+
+    def bdev_changed(self, name: str, facts: BdevFacts | None) -> None:
+        """A back end changed its size, went away (``None``) or came back."""
+        ...
+
+
+class DataPlane(Protocol):
+    """A data plane. Methods that fail raise ``OperatorError`` with a negated errno and change nothing."""
+
+    name: str
+    slow: bool
+
+    async def start(self, events: DataPlaneEvents) -> None: ...
+
+    async def stop(self) -> None:
+        """Ends every queue and closes every back end; nothing that was acknowledged is lost."""
+        ...
+
+    async def bdev_create(self, config: BdevConfig) -> BdevFacts:
+        """Opens a back end. -ENOENT, -EACCES, -EEXIST (name in use), -EINVAL (size not whole blocks) ..."""
+        ...
+
+    async def bdev_delete(self, name: str) -> None:
+        """Closes a back end after the I/O in flight on it. -ENODEV when unknown."""
+        ...
+
+    async def bdev_rescan(self, config: BdevConfig) -> BdevFacts:
+        """Reads the size again and uses it."""
+        ...
+
+    async def bdev_resize(self, config: BdevConfig) -> BdevFacts:
+        """Takes over the changed ``num_blocks`` of a null (or malloc) back end."""
+        ...
+
+    async def controller_set(self, view: ControllerView) -> None:
+        """New or changed controller; returns when no command runs on the old view any more for removed namespaces."""
+        ...
+
+    async def controller_remove(self, key: ControllerKey) -> None:
+        """Closes the controller's queues and forgets it; returns when none of its commands is in flight."""
+        ...
+
+    async def queue_adopt(self, handoff: QueueHandoff) -> None:
+        """Takes over an I/O queue. The controller's view has been set before."""
+        ...
+
+    async def queue_close(self, key: ControllerKey, qid: int | None) -> None:
+        """Closes one I/O queue, or all of the controller's; returns when no command of them is in flight."""
+        ...
+
+    async def abort(self, key: ControllerKey, qid: int, cid: int) -> bool:
+        """Aborts one command: True if it was found and completed Command Abort Requested."""
+        ...
+
+    def io_activity(self, key: ControllerKey) -> int:
+        """Number of I/O commands that the controller's queues have received so far (for TBKAS)."""
+        ...
+
+    def iostat(self, name: str) -> IoStat | None: ...
+
+    def iostat_reset(self, name: str) -> None: ...
+
+    def queues(self, key: ControllerKey | None = None) -> list[QueueStat]: ...

@@ -1,0 +1,1 @@
+"""The admin JSON-RPC and the NVMe/TCP listeners."""

@@ -1,0 +1,1 @@
+"""What a target is, sans-IO: configuration, controllers, command families."""

@@ -1,0 +1,147 @@
+"""The target's configuration: one immutable tree of values.
+
+A change is a pure function from a configuration to the next one (``operations``). The daemon persists the new tree and
+then gives it to ``Target.apply`` and, through the reconciler, to the data plane; so a refused call changes nothing, and
+start-up, a change and the restart of a data plane are the same code. Nothing here is a run-time fact: the size of a
+file, a controller or a counter lives elsewhere.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+BdevKind = Literal["malloc", "null", "aio", "uring"]
+
+
+class BdevConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """A back end as it was asked for.
+
+    ``num_blocks`` and ``block_size`` (bytes) are 0 where the file or device decides. ``uuid`` is always set: one that
+    the operator did not give is made when the bdev is created and kept from then on.
+    """
+
+    name: str
+    kind: BdevKind
+    uuid: str
+    block_size: int = 0
+    num_blocks: int = 0
+    physical_block_size: int = 0
+    filename: str = ""
+    readonly: bool = False
+    fallocate: bool = False
+    nowait: bool = False
+    optimal_io_boundary: int = 0
+
+
+class NamespaceConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """A namespace of a subsystem; ``nguid`` and ``eui64`` are lower case hex without separators or empty."""
+
+    nsid: int
+    bdev_name: str
+    uuid: str
+    nguid: str = ""
+    eui64: str = ""
+    anagrpid: int
+    no_auto_visible: bool = False
+    hosts: tuple[str, ...] = ()  # host NQNs that see a namespace that is not auto visible
+
+
+class HostConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """A host on a subsystem's allow-list."""
+
+    nqn: str
+
+
+class ListenAddress(msgspec.Struct, frozen=True, kw_only=True, order=True):
+    """Where a port listens. ``trtype`` is upper case ("TCP"), ``adrfam`` "IPv4" or "IPv6", ``trsvcid`` the port."""
+
+    trtype: str
+    adrfam: str
+    traddr: str
+    trsvcid: str
+
+
+class ListenerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """A subsystem's listener. ``ana_states`` maps anagrpid to a state name; a group that is absent is optimized."""
+
+    address: ListenAddress
+    secure_channel: bool = False
+    ana_states: dict[int, str] = {}  # values: "optimized" | "non_optimized" | "inaccessible"
+
+
+class SubsystemConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """An NVM subsystem, or (``subtype`` "Discovery") the discovery subsystem, whose NQN is the well-known one."""
+
+    nqn: str
+    subtype: Literal["NVMe", "Discovery"] = "NVMe"
+    serial_number: str = "00000000000000000000"
+    model_number: str = "nvmet_p2p Controller"
+    max_namespaces: int = 32
+    allow_any_host: bool = False
+    ana_reporting: bool = False
+    min_cntlid: int = 1
+    max_cntlid: int = 0xFFEF
+    namespaces: dict[int, NamespaceConfig] = {}
+    hosts: dict[str, HostConfig] = {}
+    listeners: tuple[ListenerConfig, ...] = ()
+
+
+class TransportConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Options of a transport, named as SPDK's ``nvmf_create_transport`` names them. Sizes in bytes."""
+
+    trtype: str
+    max_queue_depth: int = 128
+    max_io_qpairs_per_ctrlr: int = 127
+    in_capsule_data_size: int = 4096
+    max_io_size: int = 131072
+    io_unit_size: int = 131072
+    max_aq_depth: int = 128
+    num_shared_buffers: int = 511
+    buf_cache_size: int = 4294967295
+    dif_insert_or_strip: bool = False
+    zcopy: bool = False
+    c2h_success: bool = True
+    sock_priority: int = 0
+    abort_timeout_sec: int = 1
+    ack_timeout: int = 0
+    data_wr_pool_size: int = 0
+    control_msg_num: int = 32
+    kas: int = 10  # units of 100 ms, as Identify Controller KAS
+    min_kato: int = 0  # ms
+
+
+class ReferralConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """A referral to another discovery service."""
+
+    address: ListenAddress
+    subnqn: str = "nqn.2014-08.org.nvmexpress.discovery"
+    secure_channel: bool = False
+    allow_any_host: bool = True
+
+
+class TargetConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that survives a restart."""
+
+    max_subsystems: int = 1024
+    discovery_filter: str = "match_any"
+    crdt: tuple[int, int, int] = (0, 0, 0)
+    transports: dict[str, TransportConfig] = {}
+    bdevs: dict[str, BdevConfig] = {}
+    subsystems: dict[str, SubsystemConfig] = {}
+    referrals: tuple[ReferralConfig, ...] = ()
+
+
+class BdevFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What the data plane found when it opened a back end. ``block_size`` in bytes, ``num_blocks`` in blocks."""
+
+    name: str
+    block_size: int
+    num_blocks: int
+    readonly: bool = False
+    write_cache: bool = True  # a volatile cache: Flush has something to do
+    unmap: bool = False  # Deallocate frees space
+    write_zeroes: bool = True  # faster than writing zeroes
+    optimal_io_boundary: int = 0  # blocks, 0 = none
+    physical_block_size: int = 0  # bytes, 0 = block_size

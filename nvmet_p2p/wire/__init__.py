@@ -1,0 +1,1 @@
+"""Bytes and typed values of the NVMe specifications; no logic."""
