@@ -42,6 +42,10 @@ class OperatorError(NvmetP2PError):
         return self.message
 
 
+class ConfigError(NvmetP2PError):
+    """The settings (file or options) cannot be used; the message says which one and what was expected."""
+
+
 class StateError(NvmetP2PError):
     """The persistent state cannot be used: torn, of a newer version, or not writable. The file is left untouched."""
 
