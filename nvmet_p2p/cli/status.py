@@ -1,0 +1,149 @@
+"""``nvmet-p2p status``: SPDK's answers and ``p2p_get_status`` gathered into one document, and shown as tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from nvmet_p2p.cli.client import RpcClient, RpcError
+
+UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def collect(client: RpcClient) -> dict[str, Any]:
+    """Everything that ``show`` needs, as plain JSON values.
+
+    A subsystem that is deleted between two of the calls is left without ``controllers``.
+    """
+    subsystems = client.call("nvmf_get_subsystems")
+    for subsystem in subsystems:
+        try:
+            subsystem["controllers"] = client.call("nvmf_subsystem_get_controllers", {"nqn": subsystem["nqn"]})
+        except RpcError:
+            subsystem["controllers"] = []
+    return {
+        "status": client.call("p2p_get_status"),
+        "subsystems": subsystems,
+        "bdevs": client.call("bdev_get_bdevs"),
+        "iostat": client.call("bdev_get_iostat"),
+        "stats": client.call("nvmf_get_stats"),
+    }
+
+
+def show(facts: dict[str, Any], console: Console | None = None) -> None:
+    """Prints ``collect``'s document for people."""
+    console = console or Console(highlight=False, markup=False, emoji=False)
+    console.print(_engine(facts["status"]))
+    console.print(Group(*_subsystem_tables(facts)))
+    console.print(_bdevs(facts))
+
+
+def _engine(status: dict[str, Any]) -> RenderableType:
+    dataplane = status["dataplane"]
+    line = f"nvmet-p2p {status['version']}, up {duration(status['uptime_s'])}, data plane: {dataplane['engine']}"
+    if not dataplane.get("slow"):
+        return Text(line)
+    note = dataplane.get("note") or "I/O is served in Python: right, but slow."
+    return Panel(Text(f"{line}\n{note}"), title="SLOW ENGINE", border_style="bold yellow", expand=False)
+
+
+def _subsystem_tables(facts: dict[str, Any]) -> list[RenderableType]:
+    bdevs = {bdev["name"]: bdev for bdev in facts["bdevs"]}
+    parts: list[RenderableType] = []
+    for subsystem in facts["subsystems"]:
+        table = Table(title=f"{subsystem['subtype']} subsystem {subsystem['nqn']}", title_justify="left")
+        for column in ("what", "which", "details"):
+            table.add_column(column, overflow="fold")
+        for address in subsystem.get("listen_addresses", []):
+            where = f"{_bracket(address['traddr'])}:{address['trsvcid']}"
+            table.add_row("listener", where, f"{address['trtype']} {address['adrfam']}")
+        for namespace in subsystem.get("namespaces", []):
+            table.add_row("namespace", str(namespace["nsid"]), _namespace(namespace, bdevs))
+        if subsystem.get("allow_any_host"):
+            table.add_row("allowed host", "any", "no allow-list")
+        for host in subsystem.get("hosts", []):
+            table.add_row("allowed host", host["nqn"], "")
+        for controller in subsystem["controllers"]:
+            details = f"controller {controller['cntlid']}, {controller['num_io_qpairs']} I/O queues"
+            table.add_row("connected host", printable(controller["hostnqn"]), details)
+        parts.append(table)
+    return parts or [Text("no subsystem")]
+
+
+def _namespace(namespace: dict[str, Any], bdevs: dict[str, Any]) -> Text:
+    name = namespace.get("bdev_name") or namespace.get("name", "?")
+    bdev = bdevs.get(name)
+    if bdev is None:
+        return Text(f"bdev {name}: absent, waiting for it", style="red")
+    group = f", ANA group {namespace['anagrpid']}" if "anagrpid" in namespace else ""
+    return Text(f"bdev {name}, {size(bdev['num_blocks'] * bdev['block_size'])}{group}")
+
+
+def _bdevs(facts: dict[str, Any]) -> RenderableType:
+    counters = {entry["name"]: entry for entry in facts["iostat"].get("bdevs", [])}
+    table = Table(title="bdevs", title_justify="left")
+    table.add_column("name", overflow="fold")
+    table.add_column("kind")
+    for column in ("block", "size", "reads", "read", "writes", "written", "unmaps"):
+        table.add_column(column, justify="right")
+    for bdev in facts["bdevs"]:
+        io = counters.get(bdev["name"], {})
+        table.add_row(
+            bdev["name"],
+            bdev["product_name"],
+            str(bdev["block_size"]),
+            size(bdev["num_blocks"] * bdev["block_size"]),
+            str(io.get("num_read_ops", 0)),
+            size(io.get("bytes_read", 0)),
+            str(io.get("num_write_ops", 0)),
+            size(io.get("bytes_written", 0)),
+            str(io.get("num_unmap_ops", 0)),
+        )
+    return Group(table, Text(_queues(facts["stats"])))
+
+
+def _queues(stats: dict[str, Any]) -> str:
+    groups = stats.get("poll_groups", [])
+
+    def total(key: str) -> int:
+        return sum(group.get(key, 0) for group in groups)
+
+    return (
+        f"queues connected now: {total('current_admin_qpairs')} admin, {total('current_io_qpairs')} I/O; "
+        f"since start: {total('admin_qpairs')} admin, {total('io_qpairs')} I/O"
+    )
+
+
+def size(count: int) -> str:
+    """Bytes with a binary unit: exact when it divides, else one decimal."""
+    value = float(count)
+    unit = UNITS[0]
+    for unit in UNITS:
+        if value < 1024 or unit == UNITS[-1]:
+            break
+        value /= 1024
+    return f"{value:.0f} {unit}" if value == int(value) else f"{value:.1f} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """``1 d 2 h``, ``3 min 4 s``: the two largest units."""
+    left = int(seconds)
+    parts: list[str] = []
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, length)
+        if count or (unit == "s" and not parts):
+            parts.append(f"{count} {unit}")
+    return " ".join(parts[:2])
+
+
+def printable(text: str) -> str:
+    """What a peer chose, safe for a terminal: control characters as escapes."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def _bracket(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
