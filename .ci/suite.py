@@ -1,0 +1,139 @@
+"""Runs the project's checks and tests, fast ones first, and ends with one line that counts.
+
+python .ci/suite.py [checks] [unit] [conformance] [lab]      (all, when none is named)
+
+A failed stage does not stop the following ones. The lab's guest image, minutes of downloads on a fresh machine, is built
+beside the stages before it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+REPORTS = ROOT / "build/reports"
+CORES = os.cpu_count() or 1
+
+CHECKS = {
+    "mypy": ["mypy"],
+    "ruff check": ["ruff", "check", "--quiet"],
+    "ruff format": ["ruff", "format", "--check", "--quiet"],
+    "import-linter": ["lint-imports", "--no-logo"],
+}
+# Unit tests spread over the cores. The others start daemons or guests and watch times: one after the other.
+TESTS = {
+    "unit": ["-n", str(CORES), "--dist", "worksteal", "tests/test_tidy.py", "tests/unit"],
+    "conformance": ["tests/conformance"],
+    "lab": ["-m", "lab", "tests/lab"],
+}
+
+
+@dataclass
+class Outcome:
+    """Counts of one stage; ``failed`` includes errors, and a stage that ended without a report."""
+
+    name: str
+    passed: int = 0
+    skipped: int = 0
+    failed: int = 0
+
+
+def main(stages: list[str]) -> int:
+    """Runs the stages named, all when none is; the exit status for the shell."""
+    known = ["checks", *TESTS]
+    if unknown := [stage for stage in stages if stage not in known]:
+        print(f"no such stage: {unknown[0]} (there are: {', '.join(known)})", file=sys.stderr)
+        return 2
+    stages = [stage for stage in known if not stages or stage in stages]
+    started = time.monotonic()
+    REPORTS.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(1) as background:
+        image = background.submit(build_image) if "lab" in stages else None
+        outcomes = []
+        for stage in stages:
+            banner(stage)
+            if stage == "lab" and image is not None and not image.result():
+                outcomes.append(Outcome("lab image", failed=1))
+            else:
+                outcomes.append(run_checks() if stage == "checks" else run_tests(stage))
+    return report(outcomes, time.monotonic() - started)
+
+
+def run_checks() -> Outcome:
+    """All checks, as many at a time as there are cores; the output of those that failed."""
+
+    def check(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+        command = [str(BIN / arguments[0]), *arguments[1:]]
+        return subprocess.run(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
+
+    outcome = Outcome("checks")
+    with ThreadPoolExecutor(CORES) as pool:
+        for name, done in zip(CHECKS, pool.map(check, CHECKS.values()), strict=True):
+            print(f"{name}: {'passed' if done.returncode == 0 else 'FAILED'}", flush=True)
+            if done.returncode == 0:
+                outcome.passed += 1
+            else:
+                outcome.failed += 1
+                print(done.stdout, flush=True)
+    return outcome
+
+
+def run_tests(stage: str) -> Outcome:
+    """One pytest run, counted from its JUnit report."""
+    xml = REPORTS / f"{stage}.xml"
+    xml.unlink(missing_ok=True)
+    command = [str(BIN / "pytest"), "-q", f"--junitxml={xml}", *TESTS[stage]]
+    status = subprocess.run(command, cwd=ROOT, check=False).returncode
+    outcome = Outcome(stage)
+    if xml.exists():
+        for suite in ElementTree.parse(xml).getroot().iter("testsuite"):
+            tests, skipped = int(suite.get("tests", 0)), int(suite.get("skipped", 0))
+            failed = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
+            outcome.skipped += skipped
+            outcome.failed += failed
+            outcome.passed += tests - skipped - failed
+    if status != 0 and outcome.failed == 0:
+        outcome.failed = 1  # pytest itself could not go on, or found no test
+    return outcome
+
+
+def build_image() -> bool:
+    """Builds the lab's guest image unless it is there; its output is shown only if it fails."""
+    log = REPORTS / "lab-image.log"
+    with log.open("w", encoding="utf-8") as output:
+        command = [sys.executable, "-m", "tests.lab.image"]
+        status = subprocess.run(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, check=False).returncode
+    if status != 0:
+        print(f"the lab's image could not be built:\n{log.read_text(encoding='utf-8')[-4000:]}", flush=True)
+    return status == 0
+
+
+def report(outcomes: list[Outcome], seconds: float) -> int:
+    """The closing line."""
+    failed = sum(outcome.failed for outcome in outcomes)
+    skipped = sum(outcome.skipped for outcome in outcomes)
+    parts = ", ".join(f"{outcome.passed} {outcome.name}" for outcome in outcomes)
+    verdict = "FAILED" if failed else "passed"
+    duration = f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+    banner("summary")
+    print(f"suite {verdict}: passed {parts}; {failed} failed, {skipped} skipped; {duration}", flush=True)
+    return 1 if failed else 0
+
+
+def banner(text: str) -> None:
+    """A line that is easily found in a long log."""
+    print(f"\n== {text} {'=' * (100 - len(text))}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
