@@ -1,0 +1,51 @@
+"""Desired and actual configuration -> what to do, in which order. Pure.
+
+A commit has three bands: what can be refused comes first (open back ends, bind addresses, resize), then the new
+configuration is made durable and takes hold in the target, and only then is released what it no longer names. The same
+plan, from an empty configuration, is start-up and the refill of a data plane that was restarted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nvmet_p2p.target.config import BdevConfig, ListenAddress, TargetConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Operations that lead from one configuration to another."""
+
+    open_bdevs: tuple[BdevConfig, ...] = ()
+    resize_bdevs: tuple[tuple[BdevConfig, BdevConfig], ...] = ()  # (old, new)
+    bind: tuple[ListenAddress, ...] = ()
+    unbind: tuple[ListenAddress, ...] = ()
+    close_bdevs: tuple[BdevConfig, ...] = ()
+
+
+def addresses(config: TargetConfig) -> dict[ListenAddress, None]:
+    """All addresses that the configuration listens on, each once, in the order of the subsystems."""
+    return {listener.address: None for subsystem in config.subsystems.values() for listener in subsystem.listeners}
+
+
+def plan(old: TargetConfig, new: TargetConfig) -> Plan:
+    """What a commit of ``new`` over ``old`` has to do.
+
+    A bdev of the same name whose configuration differs is resized: ``operations`` changes nothing but ``num_blocks``.
+    """
+    before, after = addresses(old), addresses(new)
+    opened: list[BdevConfig] = []
+    resized: list[tuple[BdevConfig, BdevConfig]] = []
+    for name, config in new.bdevs.items():
+        was = old.bdevs.get(name)
+        if was is None:
+            opened.append(config)
+        elif was != config:
+            resized.append((was, config))
+    return Plan(
+        open_bdevs=tuple(opened),
+        resize_bdevs=tuple(resized),
+        bind=tuple(a for a in after if a not in before),
+        unbind=tuple(a for a in before if a not in after),
+        close_bdevs=tuple(c for name, c in old.bdevs.items() if name not in new.bdevs),
+    )
