@@ -1,0 +1,80 @@
+"""One daemon for the session and each engine; a fresh subsystem for each test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.support.daemon import Daemon, Ns, Tree
+from tests.support.initiator import Host, Queue
+
+ENGINES = ("inprocess",)  # the C engine joins here; both must pass all of it
+MakeDaemon = Callable[..., Daemon]
+MakeTree = Callable[..., Tree]
+
+
+@pytest.fixture(scope="session", params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    """Which data plane serves the I/O queues."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def daemon(engine: str) -> Iterator[Daemon]:
+    """The daemon that most tests share."""
+    with Daemon(engine=engine) as running:
+        running.transport()
+        yield running
+
+
+@pytest.fixture
+def make_daemon(engine: str) -> Iterator[MakeDaemon]:
+    """Daemons of a test's own: ``make_daemon(*options, nofile=0)`` starts one."""
+    running: list[Daemon] = []
+
+    def make(*options: str, nofile: int = 0, start: bool = True) -> Daemon:
+        made = Daemon(*options, engine=engine, nofile=nofile)
+        running.append(made)
+        return made.start() if start else made
+
+    yield make
+    for made in running:
+        made.close()
+
+
+@pytest.fixture
+def make_tree(daemon: Daemon) -> Iterator[MakeTree]:
+    """``make_tree(Ns(), ..., **subsystem_options)`` on the shared daemon; removed at the end."""
+    trees: list[Tree] = []
+
+    def make(*namespaces: Ns, **options: object) -> Tree:
+        trees.append(daemon.subsystem(*namespaces, **options))
+        return trees[-1]
+
+    yield make
+    for tree in trees:
+        tree.delete()
+
+
+@pytest.fixture
+def tree(make_tree: MakeTree) -> Tree:
+    """NSID 1: malloc, 4096 blocks of 512 bytes; NSID 2: malloc, 1024 blocks of 4096 bytes."""
+    return make_tree(Ns(), Ns(blocks=1024, block_size=4096))
+
+
+@pytest.fixture
+def host(tree: Tree) -> Host:
+    """A host with an enabled controller on ``tree``."""
+    return tree.started()
+
+
+@pytest.fixture
+def admin(host: Host) -> Queue:
+    return host.admin
+
+
+@pytest.fixture
+def io(host: Host) -> Queue:
+    """I/O queue 1 of ``host``."""
+    return host.io()
