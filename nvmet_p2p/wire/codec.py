@@ -170,15 +170,15 @@ def utf8_text(offset: int, size: int) -> Any:
 
 
 def integers(offset: int, size: int, count: int) -> Any:
-    """``count`` unsigned integers of ``size`` bytes each, as a tuple."""
+    """``count`` unsigned integers of ``size`` bytes each, as a tuple; a shorter sequence is filled up with zeros."""
     limit = 1 << (8 * size)
 
     def check(values: Sequence[int]) -> list[int]:
-        if len(values) != count:
+        if len(values) > count:
             raise WireError(f"{len(values)} values given, the array has {count}")
         if any(not 0 <= value < limit for value in values):
             raise WireError(f"a value does not fit in {size} bytes")
-        return list(values)
+        return [*values, *[0] * (count - len(values))]
 
     subcon = construct.Array(count, _SUBCON[size])
     spec = FieldSpec(offset, size * count, subcon, decode=tuple, encode=check, count=count)
@@ -381,6 +381,22 @@ def layout(size: int, *, hot: bool = False) -> Callable[[type[W]], type[W]]:
         return cls
 
     return decorate
+
+
+class Dword(Wire):
+    """A structure of four bytes that travels as a number: a command dword, dword 0 of a completion, a log entry."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, value: int) -> Self:
+        """Read the number."""
+        return cls.parse((value & 0xFFFFFFFF).to_bytes(4, "little"))
+
+    @property
+    def value(self) -> int:
+        """The structure as a number."""
+        return int.from_bytes(self.build(), "little")
 
 
 def parse_many(cls: type[W], buf: BytesLike, count: int | None = None) -> tuple[W, ...]:

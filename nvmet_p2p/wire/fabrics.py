@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Final, Self
 
 from nvmet_p2p.limits import CNTLID_DYNAMIC, NQN_LEN_MAX
-from nvmet_p2p.wire.codec import BytesLike, Wire, WireError, bits, layout, raw, u8, u16, u32, u64
+from nvmet_p2p.wire.codec import BytesLike, Dword, Wire, WireError, bits, layout, raw, u8, u16, u32, u64
 from nvmet_p2p.wire.sgl import SglDescriptor
 from nvmet_p2p.wire.spec import FABRICS_OPCODE, FabricsType, Psdt, SecurityProtocol
 from nvmet_p2p.wire.sqe import Sqe
@@ -211,7 +211,7 @@ class ConnectData(Wire):
         return decode_nqn(self.hostnqn_raw, "HOSTNQN", HOSTNQN_OFFSET)
 
 
-class Dword0(Wire):
+class Dword0(Dword):
     """A command specific result that goes in dword 0 of the completion."""
 
     __slots__ = ()
@@ -219,12 +219,7 @@ class Dword0(Wire):
     @property
     def dw0(self) -> int:
         """The dword as an integer, as ``Cqe.dw0`` takes it."""
-        return int.from_bytes(self.build(), "little")
-
-    @classmethod
-    def of(cls, dw0: int) -> Self:
-        """Read a dword 0."""
-        return cls.parse((dw0 & 0xFFFFFFFF).to_bytes(4, "little"))
+        return self.value
 
 
 @layout(4)
