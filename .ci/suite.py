@@ -2,8 +2,8 @@
 
 python .ci/suite.py [checks] [unit] [conformance] [lab]      (all, when none is named)
 
-A failed stage does not stop the following ones. The lab's guest image, minutes of downloads on a fresh machine, is built
-beside the stages before it.
+A failed stage does not stop the following ones. The lab's guest image, minutes of downloads on a fresh machine, is
+built beside the stages before it.
 """
 
 from __future__ import annotations

@@ -124,7 +124,9 @@ def _convert(table: dict[str, Any], origin: str) -> Settings:
     try:
         return msgspec.convert(table, Settings, dec_hook=_decode_path)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{origin}: {error}") from error
+        what, separator, where = str(error).rpartition(" - at `$.")
+        message = f"{where.rstrip('`')}: {what}" if separator else str(error)
+        raise ConfigError(f"{origin}: {message}") from error
 
 
 def _decode_path(kind: type, value: Any) -> Any:
