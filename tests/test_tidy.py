@@ -1,4 +1,4 @@
-"""The project's style as tests: sizes, docstrings, no word of unfinished work, versions that agree, links that lead on."""
+"""The project's style as tests: sizes, docstrings, no word of unfinished work, versions that agree, live links."""
 
 from __future__ import annotations
 

@@ -1,0 +1,65 @@
+"""`pip install .`: the wheel that meson-python builds holds the package, all of it and nothing else."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import nvmet_p2p
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = ["LICENSE", "README.md", "meson.build", "pyproject.toml"]
+FOLDERS = ["native", "nvmet_p2p", "subprojects"]
+
+
+def test_wheel(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in SOURCES:
+        shutil.copy(ROOT / name, source)
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    (source / "nvmet_p2p/wire/__pycache__").mkdir(exist_ok=True)
+    (source / "nvmet_p2p/wire/__pycache__/left.over.pyc").touch()
+    # A file that meson.build was never told about
+    (source / "nvmet_p2p/wire/brand_new.py").touch()
+
+    build = "import mesonpy; mesonpy.build_wheel('..')"
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # meson and ninja of this environment
+    done = subprocess.run(
+        [sys.executable, "-c", build],
+        cwd=source,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.name == f"nvmet_p2p-{nvmet_p2p.__version__}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        metadata = next(name for name in names if name.endswith("/entry_points.txt"))
+        assert b"nvmet-p2p = nvmet_p2p.cli.main:main" in archive.read(metadata).replace(b"=", b" = ").replace(
+            b"  ", b" "
+        )
+    packaged = {name for name in names if not name.split("/")[0].endswith(".dist-info")}
+    wanted = {str(path.relative_to(source)) for path in source.glob("nvmet_p2p/**/*") if path.is_file()}
+    assert packaged == {name for name in wanted if "__pycache__" not in name}
+    assert "nvmet_p2p/wire/brand_new.py" in packaged
+
+
+def test_the_data_plane_folder_sets_up_alone(tmp_path: Path) -> None:
+    meson = Path(sys.executable).with_name("meson")
+    done = subprocess.run(
+        [str(meson), "setup", str(tmp_path / "build"), str(ROOT / "native")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
