@@ -163,12 +163,11 @@ EventT = TypeVar("EventT")
 class PduEndpoint(ABC, Generic[EventT]):
     """One end of a connection, below the meaning of PDUs.
 
-    Subclasses say which PDU types may arrive (``RULES``), name the TermReq of each side, and fill in the hooks.
+    Subclasses say which PDU types may arrive (``RULES``), name the TermReq that it sends, and fill in the hooks.
     """
 
     RULES: ClassVar[Mapping[int, PduRule]]
     TERM_SENT: ClassVar[PduType]
-    TERM_RECEIVED: ClassVar[PduType]
 
     def __init__(self) -> None:
         self._stage = Stage.COMMON_HEADER

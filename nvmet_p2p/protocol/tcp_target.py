@@ -26,8 +26,8 @@ command (figure 20: "for a command at any point in time"), each with a transfer 
 FFFEh, so one that has served its time does not come back soon: an H2CData that names it is known as late (FES 2), one
 that was never given out as unknown (FES 1, FEI 10). H2CData must lie inside its R2T (FES 4), continue exactly where the
 command's data ends (FES 2), have at most MAXH2CDATA bytes (FES 5) and LAST_PDU on the R2T's last and only there (FES
-2); all section 3.3.2.2. That DATAO and DATAL be multiples of 4 is asked of hosts but not enforced: no known target does.
-CCCID must be that of the R2T's command; the specification names no code for that, FES 2 is SPDK's.
+2); all section 3.3.2.2. That DATAO and DATAL be multiples of 4 is asked of hosts, but no known target enforces it, nor
+does this one. CCCID must be that of the R2T's command; the specification names no code for that, FES 2 is SPDK's.
 
 A cancelled transfer's data is taken from the stream and thrown away; its tags stay taken until then.
 
@@ -164,7 +164,6 @@ class TcpTarget(PduEndpoint[TargetEvent]):
         _H2C_DATA: PduRule(DATA_HEADER_BYTES, _DIGESTS | _LAST, DataRule.OPTIONAL),
     }
     TERM_SENT = PduType.C2H_TERM_REQ
-    TERM_RECEIVED = PduType.H2C_TERM_REQ
 
     def __init__(self, limits: TcpLimits) -> None:
         super().__init__()
