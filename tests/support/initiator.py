@@ -99,6 +99,10 @@ class Queue:
         self.conn.send(self.conn.capsule(sqe, capsule_data))
         return cid
 
+    def expect_response(self, cid: int, expect: int = 0) -> None:
+        """Announces a command that the test sends past ``submit``; ``expect`` bytes at most may come back."""
+        self._pending[cid] = _Pending(b"", expect)
+
     def command(self, opc: int, *, nsid: int = 0, cdw: tuple[int, ...] = (), out: bytes = b"", expect: int = 0,
                 fuse: int = 0, in_capsule: bool | None = None) -> Completion:  # fmt: skip
         """Submit and wait."""
