@@ -28,8 +28,8 @@ CHECKS = {
     "ruff format": ["ruff", "format", "--check", "--quiet"],
     "import-linter": ["lint-imports", "--no-logo"],
 }
-# Unit tests, which is every folder without a stage of its own, spread over the cores. The others start daemons or guests
-# and watch times: one after the other.
+# Unit tests, which is every folder without a stage of its own, spread over the cores. The others start daemons or
+# guests and watch times: one after the other.
 TESTS = {
     "unit": ["-n", str(CORES), "--dist", "worksteal", "--ignore=tests/conformance", "--ignore=tests/lab", "tests"],
     "conformance": ["tests/conformance"],

@@ -62,7 +62,7 @@ class ControllerGone:
 
 @dataclass(frozen=True, slots=True)
 class CloseIoQueues:
-    """Controller reset or shutdown: close all I/O queues, then call ``done`` (CSTS changes then); keep the admin queue."""
+    """Controller reset or shutdown: close all I/O queues but not the admin queue, then call ``done``."""
 
     key: ControllerKey
     reason: str
@@ -80,7 +80,7 @@ class CloseIoQueue:
 
 @dataclass(frozen=True, slots=True)
 class AbortIo:
-    """Abort of command ``cid`` on I/O queue ``qid``; ``done(True)`` when it was found and ended, else ``done(False)``."""
+    """Abort of command ``cid`` on I/O queue ``qid``; ``done(True)`` when it was found, else ``done(False)``."""
 
     key: ControllerKey
     qid: int
