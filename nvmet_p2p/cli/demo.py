@@ -20,7 +20,6 @@ from nvmet_p2p.errors import NvmetP2PError
 
 NQN = "nqn.2026-11.com.example:nvmet-p2p-demo"
 DISCOVERY_NQN = "nqn.2014-08.org.nvmexpress.discovery"
-DISCOVERY_PORT = "8009"
 BDEV = "demo0"
 BLOCK_BYTES = 4096
 START_TIMEOUT_S = 30.0
@@ -38,6 +37,7 @@ class Plan:
     size_bytes: int
     addresses: list[str]
     port: str
+    discovery_port: str
 
 
 def addresses(listen: str | None) -> list[str]:
@@ -66,7 +66,7 @@ def set_up(client: RpcClient, plan: Plan) -> None:
         client.call("nvmf_subsystem_add_ns", {"nqn": NQN, "namespace": {"bdev_name": BDEV}})
     for address in plan.addresses:
         _listen(client, NQN, address, plan.port)
-        _listen(client, DISCOVERY_NQN, address, DISCOVERY_PORT)
+        _listen(client, DISCOVERY_NQN, address, plan.discovery_port)
 
 
 def present(client: RpcClient, plan: Plan) -> None:
@@ -75,7 +75,7 @@ def present(client: RpcClient, plan: Plan) -> None:
     status.show(status.collect(client))
     address = plan.addresses[0]
     click.echo("\nOn a host (nvme-cli, kernel module nvme-tcp):\n")
-    click.echo(f"  nvme discover -t tcp -a {address} -s {DISCOVERY_PORT}")
+    click.echo(f"  nvme discover -t tcp -a {address} -s {plan.discovery_port}")
     click.echo(f"  nvme connect -t tcp -a {address} -s {plan.port} -n {NQN}\n")
 
 

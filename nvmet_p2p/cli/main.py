@@ -117,10 +117,19 @@ def openrpc(rpc_socket: Path) -> None:
 @rpc_socket_option
 @click.option("--listen", help="Address to listen on [default: the one of the default route, and 127.0.0.1]")
 @click.option("--port", type=click.IntRange(1, 65535), default=4420, show_default=True)
+@click.option("--discovery-port", type=click.IntRange(1, 65535), default=8009, show_default=True)
 @click.option("--file", type=ABSOLUTE, default=Path("demo.img"), show_default=True, help="Sparse file to serve.")
 @click.option("--size-mib", type=click.IntRange(1, 1 << 24), default=1024, show_default=True)
 @click.option("--serve", "state_dir", type=ABSOLUTE, help="Also run a daemon, with this state directory.")
-def demo(rpc_socket: Path, listen: str | None, port: int, file: Path, size_mib: int, state_dir: Path | None) -> None:
+def demo(
+    rpc_socket: Path,
+    listen: str | None,
+    port: int,
+    discovery_port: int,
+    file: Path,
+    size_mib: int,
+    state_dir: Path | None,
+) -> None:
     """Serve a sparse file as a namespace that any host may connect to, and print how to connect.
 
     What exists already is left as it is, so it can be called again.
@@ -128,7 +137,11 @@ def demo(rpc_socket: Path, listen: str | None, port: int, file: Path, size_mib: 
     from nvmet_p2p.cli import demo as demonstration
 
     plan = demonstration.Plan(
-        file=file, size_bytes=size_mib << 20, addresses=demonstration.addresses(listen), port=str(port)
+        file=file,
+        size_bytes=size_mib << 20,
+        addresses=demonstration.addresses(listen),
+        port=str(port),
+        discovery_port=str(discovery_port),
     )
     if state_dir is None:
         with RpcClient(rpc_socket) as client:
