@@ -46,3 +46,18 @@ RPC_REQUEST_BYTES_MAX: Final = 32 * 1024 * 1024  # SPDK's SPDK_JSONRPC_RECV_BUF 
 RPC_NESTING_MAX: Final = 32
 RPC_CONNECTIONS_MAX: Final = 64
 RPC_BATCH_MAX: Final = 1024
+RPC_SEND_TIMEOUT_S: Final = 30.0  # a client that does not read its answer is cut off
+RPC_WAIT_MAX_MS: Final = 600_000  # longest that bdev_get_bdevs waits for a bdev
+
+# Configuration
+SUBSYSTEMS_MAX: Final = 65_536  # upper bound of nvmf_set_max_subsystems
+LISTENERS_PER_SUBSYSTEM_MAX: Final = 64
+HOSTS_PER_SUBSYSTEM_MAX: Final = 4096
+HOSTS_PER_NAMESPACE_MAX: Final = 1024
+REFERRALS_MAX: Final = 1024
+BDEVS_MAX: Final = 8192
+BDEV_NAME_BYTES_MAX: Final = 255
+BDEV_BYTES_MAX: Final = 1 << 62  # sizes stay within a signed 64 bit off_t
+NQN_LEN_MIN: Final = 11  # bytes, "nqn.yyyy-mm."
+SERIAL_NUMBER_LEN_MAX: Final = 20  # bytes, Identify Controller SN
+MODEL_NUMBER_LEN_MAX: Final = 40  # bytes, Identify Controller MN

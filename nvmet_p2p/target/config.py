@@ -89,25 +89,31 @@ class SubsystemConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TransportConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """Options of a transport, named as SPDK's ``nvmf_create_transport`` names them. Sizes in bytes."""
+    """Options of a transport, named as SPDK's ``nvmf_create_transport`` names them. Sizes in bytes.
+
+    The ones marked "hint" are kept and shown, as SPDK's users expect, and change nothing in this target.
+    """
 
     trtype: str
     max_queue_depth: int = 128
     max_io_qpairs_per_ctrlr: int = 127
     in_capsule_data_size: int = 4096
     max_io_size: int = 131072
-    io_unit_size: int = 131072
+    io_unit_size: int = 131072  # hint
     max_aq_depth: int = 128
-    num_shared_buffers: int = 511
-    buf_cache_size: int = 4294967295
+    num_shared_buffers: int = 511  # hint
+    iobuf_small_cache_size: int = 0xFFFFFFFF  # hint
+    iobuf_large_cache_size: int = 0xFFFFFFFF  # hint
     dif_insert_or_strip: bool = False
-    zcopy: bool = False
+    zcopy: bool = False  # hint
     c2h_success: bool = True
     sock_priority: int = 0
     abort_timeout_sec: int = 1
-    ack_timeout: int = 0
-    data_wr_pool_size: int = 0
-    control_msg_num: int = 32
+    acceptor_poll_rate: int = 10000  # hint
+    ack_timeout: int = 0  # hint
+    data_wr_pool_size: int = 0  # hint
+    control_msg_num: int = 32  # hint
+    disable_command_passthru: bool = False  # hint: this target never passes a command through
     kas: int = 10  # units of 100 ms, as Identify Controller KAS
     min_kato: int = 0  # ms
 
