@@ -37,8 +37,7 @@ def rpc_socket_option(command: Function) -> Function:
         "--rpc-socket",
         type=ABSOLUTE,
         default=lambda: config.default_rpc_socket(os.environ, os.getuid()),
-        help="The daemon's Unix socket.",
-        show_default=SOCKET_DEFAULT,
+        help=f"The daemon's Unix socket. [default: {SOCKET_DEFAULT}]",
     )(command)
 
 

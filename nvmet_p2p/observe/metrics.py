@@ -14,6 +14,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
+from nvmet_p2p.errors import ConfigError
+
 REQUEST_BYTES_MAX = 8192
 REQUEST_TIMEOUT_S = 5.0
 SCRAPERS_MAX = 16
@@ -116,7 +118,7 @@ def _bdevs(bdevs: tuple[BdevIo, ...]) -> Iterator[Metric]:
 async def serve(host: str, port: int, snapshot: Callable[[], Snapshot]) -> asyncio.Server:
     """Serves ``GET /metrics`` over HTTP on ``host``:``port`` (0: any free one). Close the server to stop.
 
-    Raises OSError when the address cannot be had.
+    Raises :class:`ConfigError` when the address cannot be had.
     """
     registry = CollectorRegistry()
     registry.register(TargetCollector(snapshot))
@@ -133,7 +135,10 @@ async def serve(host: str, port: int, snapshot: Callable[[], Snapshot]) -> async
         finally:
             writer.close()
 
-    return await asyncio.start_server(scraper, host, port, limit=REQUEST_BYTES_MAX)
+    try:
+        return await asyncio.start_server(scraper, host, port, limit=REQUEST_BYTES_MAX)
+    except OSError as error:
+        raise ConfigError(f"metrics_listen: {host} port {port}: {error.strerror or error}") from error
 
 
 def _answer(head: bytes, registry: CollectorRegistry) -> bytes:

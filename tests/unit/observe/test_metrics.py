@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from nvmet_p2p.errors import ConfigError
 from nvmet_p2p.observe import metrics
 
 SNAPSHOT = metrics.Snapshot(
@@ -94,3 +95,8 @@ async def test_a_head_that_is_too_long_is_cut_off(port: int) -> None:
 async def test_a_peer_that_says_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
     monkeypatch.setattr(metrics, "REQUEST_TIMEOUT_S", 0.01)
     assert await ask(port, b"GET /metrics HTTP/1.1\r\n") == (b"", b"")
+
+
+async def test_an_address_that_is_taken(port: int) -> None:
+    with pytest.raises(ConfigError, match=rf"^metrics_listen: 127\.0\.0\.1 port {port}: .*in use"):
+        await metrics.serve("127.0.0.1", port, lambda: SNAPSHOT)
