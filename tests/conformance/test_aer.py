@@ -125,7 +125,7 @@ def test_ana_state(make_tree: MakeTree) -> None:
 
 
 def test_outstanding_requests_go_with_a_reset(host: Host) -> None:
-    """A controller reset aborts them without completion or completes them aborted; neither may outlive it as an event."""
+    """They are aborted, with or without a completion; none of them still counts afterwards."""
     host.admin.aer()
     host.admin.property_set(nvme.CC, 0)
     host.wait_csts(1, 0)
