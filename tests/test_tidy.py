@@ -27,17 +27,16 @@ THIS_MACHINE = re.compile(r"(?<![\w.$}/-])/(work|farm|opt/(pypi|wheels))(/|\b)|\
 
 
 def _files() -> list[Path]:
-    """What git tracks or would track; in an unpacked source archive, what is there."""
-    listing = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-        cwd=ROOT,
-        capture_output=True,
-        check=False,
-    )
-    if listing.returncode == 0:
-        found = {ROOT / name for name in listing.stdout.decode().split("\0") if name}
+    """What git tracks or would track; in an unpacked source archive, or without git, what is there."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    try:
+        listing = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout.decode()
+    except (OSError, subprocess.CalledProcessError):
+        folders = [ROOT / name for name in ("nvmet_p2p", "tests", "deploy", "docs", "native", ".ci")]
+        found = {path for folder in folders for path in folder.rglob("*") if "__pycache__" not in path.parts}
+        found |= set(ROOT.glob("*.*"))
     else:
-        found = {path for top in ("nvmet_p2p", "tests", "deploy", "docs", ".ci") for path in (ROOT / top).rglob("*")}
+        found = {ROOT / name for name in listing.split("\0") if name}
     return sorted(path for path in found if path.is_file() and not path.is_symlink())
 
 
