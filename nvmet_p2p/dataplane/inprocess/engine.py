@@ -1,0 +1,154 @@
+"""The in-process implementation of ``DataPlane``: back ends, controllers and I/O queues on the daemon's own loop."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from typing import Final
+
+from nvmet_p2p.dataplane.inprocess.backend import Backend
+from nvmet_p2p.dataplane.inprocess.bdev import open_bdev
+from nvmet_p2p.dataplane.inprocess.controller import ControllerState
+from nvmet_p2p.dataplane.inprocess.queue import IoQueue
+from nvmet_p2p.dataplane.inprocess.queue_socket import RECEIVE_BYTES
+from nvmet_p2p.dataplane.port import DataPlaneEvents, IoStat, QueueHandoff, QueueStat
+from nvmet_p2p.errors import InvariantError, OperatorError
+from nvmet_p2p.target.config import BdevConfig, BdevFacts
+from nvmet_p2p.target.effects import ControllerKey, ControllerView
+
+RESIZABLE: Final = frozenset({"null", "malloc"})
+
+
+def _operator_error(error: OSError, what: str) -> OperatorError:
+    code = error.errno or errno.EIO
+    return OperatorError(-code, f"{what}: {error.strerror or os.strerror(code)}")
+
+
+class InProcessDataPlane:
+    """Serves I/O queues in Python. All methods are called on one event loop."""
+
+    name = "inprocess"
+    slow = True
+
+    def __init__(self) -> None:
+        self._events: DataPlaneEvents | None = None
+        self._backends: dict[str, Backend] = {}
+        self._opening: set[str] = set()
+        self._controllers: dict[ControllerKey, ControllerState] = {}
+        self._queues: dict[tuple[ControllerKey, int], IoQueue] = {}
+        self._buffer = memoryview(bytearray(RECEIVE_BYTES))  # all queues parse what they receive before they return
+
+    async def start(self, events: DataPlaneEvents) -> None:
+        """Nothing runs until a queue is adopted."""
+        self._events = events
+
+    async def stop(self) -> None:
+        """Ends every queue, then closes every back end."""
+        await self._close_queues(list(self._queues.values()))
+        self._controllers.clear()
+        for name in list(self._backends):
+            await self.bdev_delete(name)
+
+    # -- back ends
+
+    async def bdev_create(self, config: BdevConfig) -> BdevFacts:
+        if config.name in self._backends or config.name in self._opening:
+            raise OperatorError(-errno.EEXIST, f"bdev {config.name} exists already")
+        self._opening.add(config.name)
+        try:
+            bdev = await open_bdev(config)
+        except OSError as error:
+            raise _operator_error(error, f"bdev {config.name}: cannot open {config.filename or config.kind}") from error
+        finally:
+            self._opening.discard(config.name)
+        self._backends[config.name] = Backend(config, bdev)
+        return bdev.facts
+
+    def _backend(self, name: str) -> Backend:
+        backend = self._backends.get(name)
+        if backend is None or backend.closing:
+            raise OperatorError(-errno.ENODEV, f"bdev {name} does not exist")
+        return backend
+
+    async def bdev_delete(self, name: str) -> None:
+        backend = self._backend(name)
+        await backend.close()
+        del self._backends[name]
+
+    async def bdev_rescan(self, config: BdevConfig) -> BdevFacts:
+        backend = self._backend(config.name)
+        try:
+            return await backend.rescan(config)
+        except OSError as error:
+            raise _operator_error(error, f"bdev {config.name}: cannot read its size") from error
+
+    async def bdev_resize(self, config: BdevConfig) -> BdevFacts:
+        if config.kind not in RESIZABLE:
+            raise OperatorError(-errno.EINVAL, f"bdev {config.name} of kind {config.kind} has the size of its file")
+        return await self.bdev_rescan(config)
+
+    def iostat(self, name: str) -> IoStat | None:
+        backend = self._backends.get(name)
+        return backend.stat if backend is not None else None
+
+    def iostat_reset(self, name: str) -> None:
+        backend = self._backends.get(name)
+        if backend is not None:
+            backend.stat = IoStat()
+
+    # -- controllers
+
+    async def controller_set(self, view: ControllerView) -> None:
+        controller = self._controllers.get(view.key)
+        if controller is None:
+            self._controllers[view.key] = ControllerState(view, self._backends)
+            return
+        for use in controller.replace(view):
+            await use.users.drained()
+
+    async def controller_remove(self, key: ControllerKey) -> None:
+        self._controllers.pop(key, None)
+        await self.queue_close(key, None)
+
+    def io_activity(self, key: ControllerKey) -> int:
+        controller = self._controllers.get(key)
+        return controller.io_commands if controller is not None else 0
+
+    # -- queues
+
+    async def queue_adopt(self, handoff: QueueHandoff) -> None:
+        """On failure the socket stays the caller's."""
+        controller = self._controllers.get(handoff.key)
+        if controller is None:
+            raise OperatorError(-errno.ENODEV, f"controller {handoff.key} is not known")
+        address = (handoff.key, handoff.qid)
+        if address in self._queues:
+            raise OperatorError(-errno.EEXIST, f"I/O queue {handoff.qid} of controller {handoff.key} exists already")
+        self._queues[address] = IoQueue(handoff, controller, self._buffer, self._queue_ended)
+
+    def _queue_ended(self, queue: IoQueue, reason: str) -> None:
+        self._forget(queue)
+        if self._events is None:
+            raise InvariantError("a queue ended before start()")
+        self._events.queue_closed(queue.key, queue.qid, reason)
+
+    def _forget(self, queue: IoQueue) -> None:
+        if self._queues.get((queue.key, queue.qid)) is queue:
+            del self._queues[queue.key, queue.qid]
+
+    async def queue_close(self, key: ControllerKey, qid: int | None) -> None:
+        mine = [queue for queue in self._queues.values() if queue.key == key and qid in (None, queue.qid)]
+        await self._close_queues(mine)
+
+    async def _close_queues(self, queues: list[IoQueue]) -> None:
+        await asyncio.gather(*(queue.close() for queue in queues))
+        for queue in queues:
+            self._forget(queue)
+
+    async def abort(self, key: ControllerKey, qid: int, cid: int) -> bool:
+        queue = self._queues.get((key, qid))
+        return queue is not None and queue.abort(cid)
+
+    def queues(self, key: ControllerKey | None = None) -> list[QueueStat]:
+        return [queue.stat() for queue in self._queues.values() if key in (None, queue.key)]
