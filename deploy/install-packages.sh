@@ -26,4 +26,5 @@ fi
 echo "installing Debian packages:$missing"
 $sudo apt-get -qq update
 # shellcheck disable=SC2086  # a list of words on purpose
-$sudo env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 install -y --no-install-recommends $missing
+$sudo env DEBIAN_FRONTEND=noninteractive DEBCONF_NOWARNINGS=yes \
+    apt-get -qq -o Dpkg::Use-Pty=0 install -y --no-install-recommends $missing >/dev/null
