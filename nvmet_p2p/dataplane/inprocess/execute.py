@@ -119,7 +119,16 @@ async def _dsm(io: Io) -> Outcome:
 
 
 NVM_COMMANDS: Final[tuple[NvmCommand, ...]] = (
-    NvmCommand(NvmOpcode.FLUSH, "Flush", "base 7.2", Direction.NONE, _flush, _flush_targets, broadcast=True),
+    NvmCommand(
+        NvmOpcode.FLUSH,
+        "Flush",
+        "base 7.2",
+        Direction.NONE,
+        _flush,
+        _flush_targets,
+        to_medium=True,
+        broadcast=True,
+    ),
     NvmCommand(
         NvmOpcode.WRITE,
         "Write",
@@ -130,6 +139,7 @@ NVM_COMMANDS: Final[tuple[NvmCommand, ...]] = (
         length=rw_length,
         check=check_rw,
         writes=True,
+        to_medium=True,
         user_data=True,
     ),
     NvmCommand(
@@ -163,6 +173,7 @@ NVM_COMMANDS: Final[tuple[NvmCommand, ...]] = (
         _whole_range,
         check=check_rw,
         writes=True,
+        to_medium=True,
     ),
     NvmCommand(
         NvmOpcode.DATASET_MANAGEMENT,
@@ -172,6 +183,7 @@ NVM_COMMANDS: Final[tuple[NvmCommand, ...]] = (
         _dsm,
         _dsm_targets,
         length=dsm_length,
+        to_medium=True,
         rule=LengthRule.AT_LEAST,
     ),
     NvmCommand(NvmOpcode.VERIFY, "Verify", "NVM 3.3.5", Direction.NONE, _verify, _whole_range, check=check_rw),
@@ -185,6 +197,7 @@ NVM_COMMANDS: Final[tuple[NvmCommand, ...]] = (
         length=copy_length,
         check=check_copy,
         writes=True,
+        to_medium=True,
     ),
 )
 
@@ -244,6 +257,6 @@ async def _guarded(io: Io) -> Outcome:
     try:
         return await io.command.execute(io)
     except OSError as error:
-        raise status_of_errno(error, write=io.command.direction is Direction.H2C or io.command.writes) from error
+        raise status_of_errno(error, write=io.command.to_medium) from error
     except MemoryError as error:
         raise NvmeStatusError(Status.COMMAND_INTERRUPTED, "out of memory", dnr=False) from error

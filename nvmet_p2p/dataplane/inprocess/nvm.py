@@ -116,7 +116,7 @@ class NvmCommand:
 
     ``length``: bytes of data for (SQE, block size). ``check``: raises for what is wrong in the SQE itself. ``targets``:
     called when the data is here; checks it and says what the command will touch. ``execute``: does it. ``user_data``:
-    MDTS applies. ``writes``: refused on a write protected namespace.
+    MDTS applies. ``writes``: refused on a write protected namespace. ``to_medium``: its media errors are write faults.
     """
 
     opcode: int
@@ -128,6 +128,7 @@ class NvmCommand:
     length: Callable[[Sqe, int], int] = lambda sqe, block_size: 0
     check: Callable[[Sqe, BdevFacts, ControllerView], None] = lambda sqe, facts, view: None
     writes: bool = False
+    to_medium: bool = False
     user_data: bool = False
     broadcast: bool = False
     rule: LengthRule = LengthRule.EXACT
