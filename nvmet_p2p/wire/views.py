@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final, Self, TypedDict
 
 from nvmet_p2p.wire.codec import Wire, bits, flag, layout, u8, u16, u32, u64
 from nvmet_p2p.wire.sqe import Sqe
 
 _DWORDS: Final = struct.Struct("<6I")
 VIEW_BYTES: Final = 24
+
+
+class CommandDwords(TypedDict):
+    """Keyword arguments of ``Sqe``."""
+
+    cdw10: int
+    cdw11: int
+    cdw12: int
+    cdw13: int
+    cdw14: int
+    cdw15: int
 
 
 class CommandView(Wire):
@@ -23,9 +34,10 @@ class CommandView(Wire):
         """Read the view from a command; the opcode is not checked."""
         return cls.parse(_DWORDS.pack(sqe.cdw10, sqe.cdw11, sqe.cdw12, sqe.cdw13, sqe.cdw14, sqe.cdw15))
 
-    def dwords(self) -> dict[str, int]:
+    def dwords(self) -> CommandDwords:
         """``cdw10`` to ``cdw15`` as keyword arguments of ``Sqe``."""
-        return {f"cdw{10 + index}": value for index, value in enumerate(_DWORDS.unpack(self.build()))}
+        cdw10, cdw11, cdw12, cdw13, cdw14, cdw15 = _DWORDS.unpack(self.build())
+        return CommandDwords(cdw10=cdw10, cdw11=cdw11, cdw12=cdw12, cdw13=cdw13, cdw14=cdw14, cdw15=cdw15)
 
 
 @layout(24)

@@ -1,4 +1,4 @@
-"""Writes pcap files of TCP conversations, so that a packet analyser can judge what we send; and asks tshark for its view."""
+"""Writes pcap files of TCP conversations for a packet analyser to judge, and asks tshark for its view."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SYN, _ACK, _PSH = 0x02, 0x10, 0x08
 
 def _checksum(data: bytes) -> int:
     """The internet checksum (RFC 1071)."""
-    total = sum(struct.unpack(f">{(len(data) + 1) // 2}H", data + b"\0" * (len(data) % 2)))
+    total: int = sum(struct.unpack(f">{(len(data) + 1) // 2}H", data + b"\0" * (len(data) % 2)))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF

@@ -1,4 +1,4 @@
-"""Bits inside words: each entry is ``name: lowest bit, width`` of the word, as the specifications' figures have them."""
+"""Bits inside words: each entry is ``name: lowest bit, width`` of the word, as the specifications have them."""
 
 from __future__ import annotations
 

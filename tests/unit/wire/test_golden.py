@@ -22,7 +22,7 @@ from nvmet_p2p.wire.rdma_cm import CmReject, CmRequest
 from nvmet_p2p.wire.sgl import SglDescriptor
 from nvmet_p2p.wire.spec import AdminOpcode, AuthRequirement, ConnectAttribute, DigestFlag, PduFlag, Status
 from nvmet_p2p.wire.sqe import Sqe
-from nvmet_p2p.wire.tcp_pdu import C2HData, CapsuleResp, IcReq, IcResp, R2T, TermReq
+from nvmet_p2p.wire.tcp_pdu import R2T, C2HData, CapsuleResp, IcReq, IcResp, TermReq
 
 NQN = "nqn.2014-08.org.nvmexpress.discovery"
 
@@ -173,9 +173,12 @@ def test_copy_descriptors_have_the_length_of_their_format() -> None:
 
 
 def test_status_numbers() -> None:
-    assert Status.INVALID_OPCODE == 0x001
-    assert Status.CONNECT_INVALID_PARAM == 0x182
-    assert Status.TRANSIENT_TRANSPORT_ERROR == 0x022
-    assert Status.COMPARE_FAILURE == 0x285
-    assert Status.ANA_INACCESSIBLE == 0x302
-    assert AdminOpcode.KEEP_ALIVE == 0x18
+    named = [
+        Status.INVALID_OPCODE,
+        Status.TRANSIENT_TRANSPORT_ERROR,
+        Status.CONNECT_INVALID_PARAM,
+        Status.COMPARE_FAILURE,
+        Status.ANA_INACCESSIBLE,
+        AdminOpcode.KEEP_ALIVE,
+    ]
+    assert [int(status) for status in named] == [0x001, 0x022, 0x182, 0x285, 0x302, 0x18]
