@@ -44,9 +44,8 @@ def entries(raw: bytes) -> list[Entry]:
     for at in range(1024, len(raw), 1024):
         one = raw[at : at + 1024]
         numbers = struct.unpack_from("<BBBBHHHH", one)
-        found.append(
-            Entry(*numbers, text(one[32:64]), text(one[256:512]), text(one[512:768]), one[768:1024])
-        )  # fmt: skip
+        strings = (text(one[32:64]), text(one[256:512]), text(one[512:768]))
+        found.append(Entry(*(*numbers, *strings, one[768:1024])))
     return found
 
 
