@@ -91,7 +91,10 @@ class Context(Protocol):
         ...
 
     async def rescan_bdev(self, name: str) -> None:
-        """Reads the size of a file or device again and uses it; opens it when it was absent. Raises ``OperatorError``."""
+        """Reads the size of a file or device again and uses it; opens it where it was absent.
+
+        Raises ``OperatorError``.
+        """
         ...
 
     def new_uuid(self) -> str:

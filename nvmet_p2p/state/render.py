@@ -49,9 +49,12 @@ ANA_STATES: Final = ("optimized", "non_optimized", "inaccessible")
 _DEFAULTS: Final = TransportConfig(trtype="")
 
 
-def render_config(config: TargetConfig) -> dict[str, Any]:
+def render_config(config: TargetConfig, *, with_batches: bool = False) -> dict[str, Any]:
     """The whole configuration as ``save_config`` prints it."""
-    return {"subsystems": [{"subsystem": name, "config": render_subsystem(config, name)} for name in SUBSYSTEMS]}
+    parts = [
+        {"subsystem": name, "config": render_subsystem(config, name, with_batches=with_batches)} for name in SUBSYSTEMS
+    ]
+    return {"subsystems": parts}
 
 
 def render_subsystem(config: TargetConfig, name: str, *, with_batches: bool = False) -> list[Any]:
