@@ -83,6 +83,7 @@ class SubsystemConfig(msgspec.Struct, frozen=True, kw_only=True):
     ana_reporting: bool = False
     min_cntlid: int = 1
     max_cntlid: int = 0xFFEF
+    controller_model: Literal["dynamic", "static"] = "dynamic"  # static: hosts choose the controller identifier
     namespaces: dict[int, NamespaceConfig] = {}
     hosts: dict[str, HostConfig] = {}
     listeners: tuple[ListenerConfig, ...] = ()

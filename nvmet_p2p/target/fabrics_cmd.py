@@ -141,7 +141,7 @@ def _connect_admin(
     transport = queue.target.transport(queue.listener.trtype)
     kind = ControllerType.DISCOVERY if discovery else ControllerType.IO
     kato_ms = granted_ms(command.kato, transport, kind, SQE_KATO)
-    cntlid = _choose_cntlid(subsystem, data.cntlid, discovery)
+    cntlid = _choose_cntlid(subsystem, data.cntlid)
     flow_control = not command.cattr & ConnectAttribute.DISABLE_SQ_FLOW_CONTROL
     controller = queue.target.add_controller(
         subsystem,
@@ -157,19 +157,19 @@ def _connect_admin(
     return Accepted(controller, 0, command.sqsize, flow_control, result)
 
 
-def _choose_cntlid(subsystem: Subsystem, wanted: int, discovery: bool) -> int:
-    """Dynamic (FFFFh), static (FFFEh: any) or the controller that the host names.
+def _choose_cntlid(subsystem: Subsystem, wanted: int) -> int:
+    """A new controller in the dynamic model (CNTLID FFFFh); in the static one any (FFFEh), or the one that is named.
 
-    The specification lets a subsystem follow one of the two models. Identify says dynamic (FCATT); a host that names a
-    controller in the subsystem's range gets it all the same, provided that nobody else has it.
+    A subsystem follows one of the two (NVMe base 3.1.1); the discovery subsystem is always dynamic.
     """
-    if wanted == limits.CNTLID_DYNAMIC or (wanted == limits.CNTLID_STATIC_ANY and not discovery):
+    config = subsystem.config
+    if wanted == (limits.CNTLID_DYNAMIC if config.controller_model == "dynamic" else limits.CNTLID_STATIC_ANY):
         cntlid = subsystem.allocate_cntlid()
         if cntlid is None:
             raise NvmeStatusError(Status.CONNECT_CONTROLLER_BUSY, "no controller is free", dnr=False)
         return cntlid
-    if discovery or not subsystem.config.min_cntlid <= wanted <= subsystem.config.max_cntlid:
-        raise _bad_data(CNTLID_OFFSET, f"CNTLID {wanted:#x}")
+    if config.controller_model == "dynamic" or not config.min_cntlid <= wanted <= config.max_cntlid:
+        raise _bad_data(CNTLID_OFFSET, f"CNTLID {wanted:#x} in the {config.controller_model} controller model")
     if wanted in subsystem.controllers:
         raise NvmeStatusError(Status.CONNECT_CONTROLLER_BUSY, f"controller {wanted} has a host", dnr=False)
     return wanted

@@ -68,6 +68,7 @@ SGLS_SUPPORTED: Final = 1 << 0
 SGLS_KEYED: Final = 1 << 2
 SGLS_OFFSET: Final = 1 << 20
 SGLS_TRANSPORT: Final = 1 << 21
+FCATT_STATIC: Final = 1 << 0
 OFCS_DISCONNECT: Final = 1 << 0
 DCTYPE_DDC: Final = 1
 NMIC_SHARED: Final = 1 << 0
@@ -160,6 +161,7 @@ def _io_fields(controller: Controller) -> dict[str, Any]:
         "ioccsz": (64 + transport.in_capsule_data_size) // 16,
         "iorcsz": 1,
         "msdbd": 1,
+        "fcatt": FCATT_STATIC if config.controller_model == "static" else 0,
         "ofcs": OFCS_DISCONNECT,
         "psd": (PowerStateDescriptor(),),
         **ana,

@@ -103,10 +103,6 @@ def _set_cc(controller: Controller, value: int, request: Request, now: float) ->
     controller.write_cc(Configuration.of(value), request, now)
 
 
-def _set_csts(controller: Controller, value: int, request: Request, now: float) -> None:
-    """Only NSSRO and PP can be cleared by writing 1, and neither is ever set here: nothing happens."""
-
-
 @dataclass(frozen=True, slots=True)
 class Property:
     """A row of the register map. ``size`` in bytes; without ``set`` the property is read only."""
@@ -131,7 +127,8 @@ PROPERTIES: Final[dict[int, Property]] = {
         Property(PropertyOffset.CAP, 8, "Controller Capabilities", "3.1.4.1", _get_cap),
         Property(PropertyOffset.VS, 4, "Version", "3.1.4.2", lambda _controller: VERSION),
         Property(PropertyOffset.CC, 4, "Controller Configuration", "3.1.4.5", lambda c: c.cc.value, _set_cc),
-        Property(PropertyOffset.CSTS, 4, "Controller Status", "3.1.4.6", lambda c: c.csts.value, _set_csts),
+        # What could be cleared by writing 1 (NSSRO, PP) is never set here, so CSTS takes no write (as nvmet).
+        Property(PropertyOffset.CSTS, 4, "Controller Status", "3.1.4.6", lambda c: c.csts.value),
         # CAP.NSSRS is 0: the property is there to be read (as 0) and takes no write.
         Property(PropertyOffset.NSSR, 4, "NVM Subsystem Reset", "3.1.4.7", lambda _controller: 0),
         Property(
