@@ -1,0 +1,350 @@
+"""The composition root: builds the parts, starts them, keeps them in step with the configuration, and stops them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import resource
+import signal
+import uuid
+from collections.abc import Coroutine
+from types import MappingProxyType
+from typing import Any, Final
+
+import structlog
+import uvloop
+
+from nvmet_p2p import __version__
+from nvmet_p2p.clock import Clock, SystemClock
+from nvmet_p2p.config import Settings
+from nvmet_p2p.dataplane.inprocess.engine import InProcessDataPlane
+from nvmet_p2p.dataplane.port import DataPlane
+from nvmet_p2p.errors import OperatorError, StateError
+from nvmet_p2p.observe import log as logs
+from nvmet_p2p.observe import metrics, sd_notify
+from nvmet_p2p.server.admin_socket import AdminServer
+from nvmet_p2p.server.context import ControllerInfo, QpairInfo, QueueStats
+from nvmet_p2p.server.dispatcher import Dispatcher
+from nvmet_p2p.server.fabric import Fabric
+from nvmet_p2p.server.methods import METHODS
+from nvmet_p2p.state import reconcile
+from nvmet_p2p.state.store import FileStore, StateStore
+from nvmet_p2p.target.config import BdevConfig, BdevFacts, ListenAddress, TargetConfig
+from nvmet_p2p.target.target import ControllerInfo as TargetControllerInfo
+
+log = structlog.get_logger()
+
+RETRY_S: Final = 1.0  # how often an absent back end or an address that cannot be bound is tried again
+
+
+class Daemon:
+    """A running target. Implements the context of the admin methods and the events of the data plane."""
+
+    def __init__(self, settings: Settings, store: StateStore, dataplane: DataPlane, clock: Clock | None = None) -> None:
+        self.settings = settings
+        self.clock: Clock = clock or SystemClock()
+        self.dataplane = dataplane
+        self._store = store
+        self._config = TargetConfig()
+        self._facts: dict[str, BdevFacts] = {}
+        self._facts_view = MappingProxyType(self._facts)
+        self._unbound: dict[ListenAddress, None] = {}
+        self._committing = asyncio.Lock()
+        self._started = self.clock.monotonic()
+        self._retrying: asyncio.Task[None] | None = None
+        self.fabric = Fabric(settings, self.clock, dataplane, self._config)
+        self.target = self.fabric.target
+
+    # -- what the admin methods use ----------------------------------------------------------------------------------
+
+    @property
+    def config(self) -> TargetConfig:
+        """The accepted, persisted configuration."""
+        return self._config
+
+    @property
+    def bdev_facts(self) -> MappingProxyType[str, BdevFacts]:
+        """Back ends that are open; one that is configured but absent is missing here."""
+        return self._facts_view
+
+    @property
+    def version(self) -> str:
+        """The daemon's version."""
+        return __version__
+
+    @property
+    def uptime_s(self) -> float:
+        """Seconds since the start."""
+        return self.clock.monotonic() - self._started
+
+    def controllers(self) -> list[ControllerInfo]:
+        """All controllers, discovery controllers too."""
+        return [
+            ControllerInfo(
+                subnqn=found.subnqn,
+                cntlid=found.cntlid,
+                hostnqn=found.hostnqn,
+                hostid=str(uuid.UUID(bytes=found.hostid)),
+                cntrltype="discovery" if found.discovery else "io",
+                num_io_qpairs=len(found.queues) - 1,
+            )
+            for found in self.target.controllers()
+        ]
+
+    def qpairs(self) -> list[QpairInfo]:
+        """All connected queues, the admin queue of a controller first."""
+        return [
+            QpairInfo(
+                subnqn=found.subnqn,
+                cntlid=found.cntlid,
+                qid=queue.qid,
+                hostnqn=found.hostnqn,
+                listen_address=found.listener,
+                peer=ListenAddress(
+                    trtype=found.listener.trtype,
+                    adrfam=found.listener.adrfam,
+                    traddr=queue.peer[0],
+                    trsvcid=queue.peer[1],
+                ),
+            )
+            for found in self.target.controllers()
+            for queue in found.queues
+        ]
+
+    def queue_stats(self) -> QueueStats:
+        """Numbers of queues and commands of the whole target."""
+        counts = self.target.connection_counts()
+        return QueueStats(
+            admin_qpairs=counts.admin_queues_total,
+            io_qpairs=counts.io_queues_total,
+            current_admin_qpairs=counts.admin_queues,
+            current_io_qpairs=counts.io_queues,
+            current_unassociated_qpairs=self.fabric.unconnected,
+            pending_bdev_io=sum(queue.outstanding for queue in self.dataplane.queues()),
+            completed_nvme_io=sum(
+                stat.num_read_ops + stat.num_write_ops + stat.num_unmap_ops + stat.num_copy_ops
+                for stat in map(self.dataplane.iostat, self._facts)
+                if stat is not None
+            ),
+        )
+
+    def new_uuid(self) -> str:
+        return str(uuid.uuid4())
+
+    def unbound(self) -> list[ListenAddress]:
+        """Configured addresses that could not be bound at start and are tried again."""
+        return list(self._unbound)
+
+    async def commit(self, new: TargetConfig) -> None:
+        """Makes ``new`` durable and lets it take hold. Raises ``OperatorError``; nothing has changed then.
+
+        It runs to its end even if the caller is cancelled: a half-applied configuration is not one of the outcomes.
+        """
+        await self._whole(self._commit(new))
+
+    async def rescan_bdev(self, name: str) -> None:
+        """Reads the size of a file or device again; one that was absent may be there now."""
+        await self._whole(self._rescan(name))
+
+    async def _whole(self, work: Coroutine[Any, Any, None]) -> None:
+        await asyncio.shield(asyncio.create_task(work))
+
+    async def _commit(self, new: TargetConfig) -> None:
+        async with self._committing:
+            plan = reconcile.plan(self._config, new)
+            async with contextlib.AsyncExitStack() as undo:
+                facts: dict[str, BdevFacts] = {}
+                for bdev in plan.open_bdevs:
+                    facts[bdev.name] = await self.dataplane.bdev_create(bdev)
+                    undo.push_async_callback(self.dataplane.bdev_delete, bdev.name)
+                for old, changed in plan.resize_bdevs:
+                    if old.name in self._facts:
+                        facts[old.name] = await self.dataplane.bdev_resize(changed)
+                        undo.push_async_callback(self.dataplane.bdev_resize, old)
+                bound = {}
+                for address in plan.bind:
+                    bound[address] = self.fabric.listeners.bind(address)
+                    undo.callback(bound[address].close)
+                try:
+                    await asyncio.to_thread(self._store.save, new)
+                except StateError as error:
+                    raise OperatorError(-5, str(error)) from error
+                undo.pop_all()
+            self._config = new
+            self._facts.update(facts)
+            now = self.clock.monotonic()
+            self.target.apply(new, now)
+            for name, found in facts.items():
+                self.target.set_bdev(name, found, now)
+            for address, sock in bound.items():
+                self.fabric.listeners.start(address, sock)
+            for address in plan.unbind:
+                self._unbound.pop(address, None)
+                self.fabric.listeners.stop(address)
+            await self.fabric.effects.settle()
+            for bdev in plan.close_bdevs:
+                if self._facts.pop(bdev.name, None) is not None:
+                    await self.dataplane.bdev_delete(bdev.name)
+            self.fabric.rearm_timers()
+
+    async def _rescan(self, name: str) -> None:
+        async with self._committing:
+            config = self._config.bdevs[name]
+            opened = name in self._facts
+            found = await (self.dataplane.bdev_rescan(config) if opened else self.dataplane.bdev_create(config))
+            self._facts[name] = found
+            self.target.set_bdev(name, found, self.clock.monotonic())
+            await self.fabric.effects.settle()
+
+    def snapshot(self) -> metrics.Snapshot:
+        """The numbers that Prometheus reads."""
+        stats = {name: self.dataplane.iostat(name) for name in self._facts}
+        controllers: dict[str, list[TargetControllerInfo]] = {nqn: [] for nqn in self._config.subsystems}
+        for found in self.target.controllers():
+            controllers.setdefault(found.subnqn, []).append(found)
+        return metrics.Snapshot(
+            version=__version__,
+            engine=self.dataplane.name,
+            uptime_s=self.uptime_s,
+            subsystems=tuple(
+                metrics.SubsystemFacts(
+                    nqn=nqn,
+                    controllers=len(found),
+                    io_queues=sum(len(controller.queues) - 1 for controller in found),
+                    namespaces=len(self._config.subsystems[nqn].namespaces) if nqn in self._config.subsystems else 0,
+                )
+                for nqn, found in controllers.items()
+            ),
+            bdevs=tuple(
+                metrics.BdevIo(
+                    name=name,
+                    bytes_read=stat.bytes_read,
+                    bytes_written=stat.bytes_written,
+                    bytes_unmapped=stat.bytes_unmapped,
+                    read_ops=stat.num_read_ops,
+                    write_ops=stat.num_write_ops,
+                    unmap_ops=stat.num_unmap_ops,
+                    errors=sum(stat.io_error.values()),
+                )
+                for name, stat in stats.items()
+                if stat is not None
+            ),
+            unconnected_peers=self.fabric.unconnected,
+            peers_accepted=self.fabric.accepted_total,
+            peers_refused=dict(self.fabric.refused),
+        )
+
+    # -- what the data plane tells -----------------------------------------------------------------------------------
+
+    def queue_closed(self, key: int, qid: int, reason: str) -> None:
+        self.fabric.queue_closed(key, qid, reason)
+
+    def bdev_changed(self, name: str, facts: BdevFacts | None) -> None:
+        if facts is None:
+            self._facts.pop(name, None)
+            log.error("bdev.lost", bdev=name)
+        else:
+            self._facts[name] = facts
+        self.target.set_bdev(name, facts, self.clock.monotonic())
+
+    # -- start and stop ----------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Loads the state and serves it. Raises ``StateError``; what is absent is retried, not fatal."""
+        config = await asyncio.to_thread(self._store.load)
+        await self.dataplane.start(self)
+        if self.dataplane.slow:
+            log.warning("dataplane.slow", engine=self.dataplane.name, note="I/O is served in Python: right, but slow")
+        self._config = config
+        now = self.clock.monotonic()
+        self.target.apply(config, now)
+        for bdev in config.bdevs.values():
+            await self._try_bdev(bdev, first=True)
+        for address in reconcile.addresses(config):
+            self._try_bind(address, first=True)
+        await self.fabric.effects.settle()
+        self._retrying = asyncio.create_task(self._retry(), name="retry absent")
+
+    async def stop(self) -> None:
+        """Ends associations, drains I/O, closes everything. What was acknowledged is in the back ends."""
+        if self._retrying is not None:
+            self._retrying.cancel()
+        await self.fabric.stop()
+        await self.dataplane.stop()
+        self._store.close()
+
+    async def _retry(self) -> None:
+        while True:
+            await asyncio.sleep(RETRY_S)
+            absent = [bdev for name, bdev in self._config.bdevs.items() if name not in self._facts]
+            if not absent and not self._unbound:
+                continue
+            async with self._committing:
+                for bdev in absent:
+                    if bdev.name in self._config.bdevs and bdev.name not in self._facts:
+                        await self._try_bdev(bdev)
+                for address in list(self._unbound):
+                    self._try_bind(address)
+
+    async def _try_bdev(self, bdev: BdevConfig, *, first: bool = False) -> None:
+        try:
+            found = await self.dataplane.bdev_create(bdev)
+        except OperatorError as error:
+            if first:
+                log.error("bdev.absent", bdev=bdev.name, note="its namespaces come when it does", reason=error.message)
+            return
+        self._facts[bdev.name] = found
+        self.target.set_bdev(bdev.name, found, self.clock.monotonic())
+        if not first:
+            log.info("bdev.present", bdev=bdev.name)
+
+    def _try_bind(self, address: ListenAddress, *, first: bool = False) -> None:
+        try:
+            sock = self.fabric.listeners.bind(address)
+        except OperatorError as error:
+            if first:
+                log.error("listener.absent", note="tried again every second", reason=error.message)
+            self._unbound[address] = None
+            return
+        self._unbound.pop(address, None)
+        self.fabric.listeners.start(address, sock)
+
+
+def _raise_descriptor_limit() -> None:
+    """One descriptor a connection: the soft limit of 1,024 is a mistake waiting for its thousandth host."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+async def serve(settings: Settings) -> None:
+    """Runs the target until SIGTERM or SIGINT. Raises ``StateError`` or ``OperatorError`` when it cannot start."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with contextlib.AsyncExitStack() as stack:
+        daemon = Daemon(settings, FileStore(settings.state_dir), InProcessDataPlane())
+        stack.push_async_callback(daemon.stop)
+        await daemon.start()
+        admin = AdminServer(Dispatcher(daemon, METHODS), settings.rpc_socket)
+        await admin.start()
+        stack.push_async_callback(admin.stop)
+        if (address := settings.metrics_address) is not None:
+            exposition = await metrics.serve(*address, daemon.snapshot)
+            stack.callback(exposition.close)
+        gc.freeze()  # what start-up built stays; the collector need not walk it again
+        sd_notify.notify("READY=1")
+        log.info("daemon.serving", rpc_socket=str(settings.rpc_socket), state_dir=str(settings.state_dir))
+        await stop.wait()
+        sd_notify.notify("STOPPING=1")
+        log.info("daemon.stopping")
+
+
+def run(settings: Settings) -> None:
+    """Entry point of ``nvmet-p2p serve``: configures the process and runs ``serve`` on uvloop."""
+    logs.configure(settings.log_level, settings.log_format)
+    _raise_descriptor_limit()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(settings))
