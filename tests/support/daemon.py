@@ -124,7 +124,7 @@ class Daemon:
         try:
             return bool(self.rpc("rpc_get_methods"))
         except (JSONRPCException, OSError):
-            self._drop_client()
+            self.drop_client()
             return False
 
     @property
@@ -140,7 +140,7 @@ class Daemon:
         self._end(signal.SIGKILL)
 
     def _end(self, number: signal.Signals) -> int:
-        self._drop_client()
+        self.drop_client()
         assert self.process is not None
         self.process.send_signal(number)
         return self.wait()
@@ -164,7 +164,7 @@ class Daemon:
 
     def close(self) -> None:
         """Ends the process, whatever state it is in, and removes its directory."""
-        self._drop_client()
+        self.drop_client()
         try:
             if self.process is not None and self.process.poll() is None:
                 self.stop()
@@ -182,7 +182,8 @@ class Daemon:
             self._client = JSONRPCClient(str(self.socket), timeout=30.0)
         return self._client
 
-    def _drop_client(self) -> None:
+    def drop_client(self) -> None:
+        """Forgets the connection to the daemon; the next call makes another."""
         client, self._client = self._client, None
         sock = getattr(client, "sock", None) if client is not None else None
         if sock is not None:
@@ -196,7 +197,7 @@ class Daemon:
         except JSONRPCException as error:
             _, _, text = str(error.message).partition("response:\n")
             if "JSON-RPC error response" not in str(error.message):
-                self._drop_client()
+                self.drop_client()
                 raise
             answer = json.loads(text)
             raise RpcError(answer["code"], answer["message"]) from error
