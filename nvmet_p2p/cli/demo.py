@@ -100,6 +100,7 @@ def serve_and_present(rpc_socket: Path, state_dir: Path, plan: Plan) -> None:
         try:
             with _connect_to_child(child, rpc_socket) as client:
                 present(client, plan)
+            click.echo(f"Its admin socket is {rpc_socket} (nvmet-p2p status, spdk-rpc -s {rpc_socket} ...).")
             click.echo("Serving until Ctrl-C.")
         except BaseException:
             child.terminate()

@@ -55,7 +55,8 @@ def _subsystem_tables(facts: dict[str, Any]) -> list[RenderableType]:
     bdevs = {bdev["name"]: bdev for bdev in facts["bdevs"]}
     parts: list[RenderableType] = []
     for subsystem in facts["subsystems"]:
-        table = Table(title=f"{subsystem['subtype']} subsystem {subsystem['nqn']}", title_justify="left")
+        parts.append(Text(f"\n{subsystem['subtype']} subsystem {subsystem['nqn']}", style="bold"))
+        table = Table()
         for column in ("what", "which", "details"):
             table.add_column(column, overflow="fold")
         for address in subsystem.get("listen_addresses", []):
@@ -63,7 +64,7 @@ def _subsystem_tables(facts: dict[str, Any]) -> list[RenderableType]:
             table.add_row("listener", where, f"{address['trtype']} {address['adrfam']}")
         for namespace in subsystem.get("namespaces", []):
             table.add_row("namespace", str(namespace["nsid"]), _namespace(namespace, bdevs))
-        if subsystem.get("allow_any_host"):
+        if subsystem.get("allow_any_host") and subsystem["subtype"] != "Discovery":
             table.add_row("allowed host", "any", "no allow-list")
         for host in subsystem.get("hosts", []):
             table.add_row("allowed host", host["nqn"], "")
@@ -85,7 +86,7 @@ def _namespace(namespace: dict[str, Any], bdevs: dict[str, Any]) -> Text:
 
 def _bdevs(facts: dict[str, Any]) -> RenderableType:
     counters = {entry["name"]: entry for entry in facts["iostat"].get("bdevs", [])}
-    table = Table(title="bdevs", title_justify="left")
+    table = Table()
     table.add_column("name", overflow="fold")
     table.add_column("kind")
     for column in ("block", "size", "reads", "read", "writes", "written", "unmaps"):
@@ -103,7 +104,7 @@ def _bdevs(facts: dict[str, Any]) -> RenderableType:
             size(io.get("bytes_written", 0)),
             str(io.get("num_unmap_ops", 0)),
         )
-    return Group(table, Text(_queues(facts["stats"])))
+    return Group(Text("\nbdevs", style="bold"), table, Text(_queues(facts["stats"])))
 
 
 def _queues(stats: dict[str, Any]) -> str:
