@@ -460,19 +460,21 @@ class IoQueue:
     def _end(self, reason: str, ending: Ending, disconnect: Request | None = None) -> None:
         """The queue ends by itself."""
         if self._closer is None:
-            self._closer = asyncio.get_running_loop().create_task(self._close(ending, disconnect))
-            self._closer.add_done_callback(lambda task: self._ended(self, reason))
+            self._begin_close(ending, disconnect).add_done_callback(lambda task: self._ended(self, reason))
 
     async def close(self) -> None:
         """Ends the queue for the control plane; returns when no command is in flight and the socket is closed."""
-        if self._closer is None:
-            self._closer = asyncio.get_running_loop().create_task(self._close(Ending.ORDERED, None))
+        closer = self._closer or self._begin_close(Ending.ORDERED, None)
         self._hurry.set()
-        await asyncio.shield(self._closer)
+        await asyncio.shield(closer)
 
-    async def _close(self, ending: Ending, disconnect: Request | None) -> None:
+    def _begin_close(self, ending: Ending, disconnect: Request | None) -> asyncio.Task[None]:
         self._socket.read(False)
         self._mute = ending in (Ending.ORDERED, Ending.LOST)
+        self._closer = asyncio.get_running_loop().create_task(self._close(ending, disconnect))
+        return self._closer
+
+    async def _close(self, ending: Ending, disconnect: Request | None) -> None:
         deleted = _error(Status.ABORTED_SQ_DELETION, "the queue is being deleted", dnr=False)
         for request in list(self._requests.values()):
             if request is not disconnect:

@@ -187,7 +187,8 @@ class Initiator:
         cid = sqe.cid or next(self._cids)
         icd = None
         if data is not None and (in_capsule if in_capsule is not None else len(data) <= self.icd_max):
-            icd, data, sgl = data, None, SglDescriptor.in_capsule(len(data))
+            sgl = SglDescriptor.in_capsule(len(data))
+            icd, data = data, None
         else:
             sgl = SglDescriptor.transport(len(data) if data is not None else read_len)
         if sqe.dptr == bytes(16):
