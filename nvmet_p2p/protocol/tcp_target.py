@@ -282,6 +282,11 @@ class TcpTarget(PduEndpoint[TargetEvent]):
         flags, pdo, plen, _ = self._header_frame(RESP_HEADER.size, 0)
         self._send_header(RESP_HEADER.pack(_CAPSULE_RESP, flags, RESP_HEADER.size, pdo, plen, cqe.build()))
 
+    def forget(self, cid: int) -> None:
+        """The command ends without a response (controller reset): its CID and its place are free again."""
+        if not self.closed and self._in_flight.get(cid):
+            self._command_over(cid)
+
     def _command_over(self, cid: int) -> None:
         left = self._in_flight[cid] - 1
         self._commands -= 1

@@ -82,6 +82,7 @@ class Session:
         self._conn = TcpTarget(host.tcp_limits(address))
         self.queue: Queue = host.target.open_queue(address, peer, host.clock.monotonic())
         self.queue.on_completion = self._completed
+        self.queue.on_drop = self._dropped
         self.key: ControllerKey | None = None  # of the controller whose admin queue this is
         self.connected = False
         self._initialized = False
@@ -202,6 +203,11 @@ class Session:
         else:
             data = bytes(event.icd[plan.offset : plan.offset + plan.length]) if event.icd is not None else b""
             queue.execute(request, data, now)
+
+    def _dropped(self, cid: int) -> None:
+        """A command ends without a completion: a controller reset has overtaken it."""
+        self._waiting.pop(cid, None)
+        self._conn.forget(cid)
 
     def _data(self, event: DataReceived) -> None:
         now = self._host.clock.monotonic()

@@ -121,6 +121,7 @@ class Queue:
         self.sq_flow_control = True
         self.controller: Controller | None = None
         self.on_completion: Callable[[Completed], None] = _nobody
+        self.on_drop: Callable[[int], None] = lambda _cid: None  # a command ends without a completion
         self._sqhd = 0
         self._requests: dict[int, Request] = {}  # by CID
 
@@ -189,9 +190,9 @@ class Queue:
 
     def drop_requests(self, keep: Request | None = None) -> None:
         """Forgets what is outstanding, but for ``keep`` (the command that caused the reset)."""
-        for request in self._requests.values():
-            request.done = request is not keep
-        self._requests = {keep.cid: keep} if keep is not None and not keep.done else {}
+        for request in list(self._requests.values()):
+            if request is not keep:
+                self._drop(request)
 
     def outstanding(self, cid: int) -> Request | None:
         """The command that occupies ``cid``."""
@@ -230,7 +231,8 @@ class Queue:
     # -- inside ------------------------------------------------------------------------------------------------------
 
     def _admit(self, request: Request) -> None:
-        if request.cid in self._requests:
+        busy = self._requests.get(request.cid)
+        if busy is not None and not self._given_up(busy):
             request.counted = False
             raise NvmeStatusError(Status.COMMAND_ID_CONFLICT, f"CID {request.cid:#x} is in flight", error_loc=2)
         if len(self._requests) > max(self.sqsize, 1):
@@ -238,6 +240,22 @@ class Queue:
             request.counted = False
             raise NvmeStatusError(Status.COMMAND_SEQUENCE_ERROR, "more commands than the queue is deep")
         self._requests[request.cid] = request
+
+    def _given_up(self, busy: Request) -> bool:
+        """Whether the host reuses the CID of an event request that it no longer waits for; that one is dropped.
+
+        SPDK's host forgets its event requests when it detaches and then reads CC and shuts down with their CIDs. To
+        refuse that would lose the shutdown notification.
+        """
+        if self.controller is None or not self.controller.events.withdraw(busy):
+            return False
+        self._drop(busy)
+        return True
+
+    def _drop(self, request: Request) -> None:
+        request.done = True
+        del self._requests[request.cid]
+        self.on_drop(request.cid)
 
     def _choose(self, sqe: Sqe) -> Command:
         if self.state is QueueState.UNCONNECTED:
