@@ -22,8 +22,9 @@ NOT_ABORTED: Final = Result(dw0=1)
 ABORTED: Final = Result(dw0=0)
 
 
-def _keep_alive(_controller: Controller, _request: Request, _data: bytes, _now: float) -> Result:
-    """Keep Alive (5.1.14). Every command restarts the timer, so there is nothing left to do but to answer."""
+def _keep_alive(controller: Controller, _request: Request, _data: bytes, now: float) -> Result:
+    """Keep Alive (5.1.14): a new interval of the Keep Alive Timer begins."""
+    controller.start_keep_alive(now)
     return Result()
 
 

@@ -8,12 +8,13 @@ reset            EN 1 to 0: RDY stays 1 until all I/O queues are closed (effect 
 shutdown         SHN 1 or 2: SHST is 1 until all I/O queues are closed, then 2. Only a reset leads out of it.
 both at once     One closing of queues serves both.
 commands         Fabrics commands are always taken; all others need EN=1, RDY=1 and no shutdown.
-Keep Alive Timer Runs only in the same state, and only if KATO is not 0 (NVMe base 3.9).
+Keep Alive Timer Runs only in the same state, and only if KATO is not 0 (NVMe base 3.9). Before the first enable nobody
+                 must enforce it; as nvmet, this target does, to be rid of a host that died right after Connect.
 not enabled      An association whose controller is not enabled is kept for two minutes (NVMe base 3.7.2) and no longer,
                  so that a host that vanishes where no Keep Alive Timer runs leaves nothing behind.
 
-Keep Alive is traffic based (CTRATT.TBKAS): any admin command counts from when it came. Of I/O commands only their
-number is known, so if it has grown by the time the timer ends, the timer starts anew.
+Keep Alive is traffic based (CTRATT.TBKAS, NVMe base 3.9.4.1): when an interval of KATO ends, the association ends if no
+command at all has come in it, and else the next interval begins. Keep Alive and Set Features begin one at once.
 """
 
 from __future__ import annotations
@@ -110,8 +111,8 @@ class Controller:
         self.discovery_seen: object = None
         self._closing = False
         self._shutdown_wanted = False
-        self._last_command = now
-        self._kato_deadline: float | None = None
+        self._commands_came = False
+        self._kato_deadline = now + kato_ms / 1000 if kato_ms else None
         self._idle_deadline: float | None = now + limits.ENABLE_TIMEOUT_S
         self._io_activity_seen = 0
         self._stall_forgiven = False
@@ -254,13 +255,13 @@ class Controller:
 
     # -- time --------------------------------------------------------------------------------------------------------
 
-    def touch(self, now: float) -> None:
+    def touch(self) -> None:
         """A command has come on the admin queue."""
-        self._last_command = now
+        self._commands_came = True
 
     def start_keep_alive(self, now: float) -> None:
-        """The controller was enabled, or KATO was set: the Keep Alive Timer starts."""
-        self._last_command = now
+        """The controller was enabled, KATO was set, or Keep Alive came: an interval starts."""
+        self._commands_came = False
         self._io_activity_seen = self.target.io_activity(self.key)
         self._stall_forgiven = False
         self._kato_deadline = now + self.kato_ms / 1000 if self.kato_ms and self.ready else None
@@ -283,13 +284,11 @@ class Controller:
         kato_s = self.kato_ms / 1000
         activity = self.target.io_activity(self.key)
         late = now - (self._kato_deadline or now)
-        if activity != self._io_activity_seen:
+        if self._commands_came or activity != self._io_activity_seen:
+            self._commands_came = False
             self._io_activity_seen = activity
             self._stall_forgiven = False
             self._kato_deadline = now + kato_s
-        elif self._last_command + kato_s > now:
-            self._stall_forgiven = False
-            self._kato_deadline = self._last_command + kato_s
         elif late > STALL_S and not self._stall_forgiven:
             # Commands that came in time may still lie unread in the socket: read them first, once.
             self._stall_forgiven = True

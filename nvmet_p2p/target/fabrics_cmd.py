@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from nvmet_p2p.target.queue import Queue, Request
 
 CONNECT_TRANSFER: Final = from_host(ConnectData.SIZE)
+SQE_FUSE: Final = 1
 SQE_RECFMT: Final = 40
 SQE_QID: Final = 42
 SQE_SQSIZE: Final = 44
@@ -81,8 +82,13 @@ def _bad_data(offset: int, reason: str) -> NvmeStatusError:
 
 
 def connect(queue: Queue, sqe: Sqe, data: bytes, now: float) -> Accepted:
-    """Connect on a queue that has none yet. Raises NvmeStatusError; then nothing has changed."""
+    """Connect on a queue that has none yet. Raises NvmeStatusError; then nothing has changed.
+
+    The status of a Connect that fails is never Invalid Field, and it leaves no entry in the error log (6.3).
+    """
     command = ConnectCommand.of(sqe)
+    if command.fuse:
+        raise _bad_sqe(SQE_FUSE, "fused Connect")
     if command.recfmt != 0:
         raise NvmeStatusError(Status.CONNECT_INCOMPATIBLE_FORMAT, f"RECFMT {command.recfmt}", error_loc=SQE_RECFMT)
     parameters = ConnectData.parse(data)
@@ -183,7 +189,7 @@ def _connect_io(
         raise _bad_data(CNTLID_OFFSET, f"no controller {data.cntlid:#x}")
     if controller.hostnqn != hostnqn:
         raise _bad_data(HOSTNQN_OFFSET, f"controller {data.cntlid} is another host's")
-    if controller.hostid != data.hostid:
+    if data.hostid not in (bytes(16), controller.hostid):
         raise _bad_data(DATA_HOSTID, f"controller {data.cntlid} belongs to another Host Identifier")
     if controller.listener != queue.listener:
         # All queues of an association use one port of the subsystem (NVMe base 3.3.2.2).
@@ -191,9 +197,10 @@ def _connect_io(
     if controller.type is not ControllerType.IO or command.qid > controller.transport.max_io_qpairs_per_ctrlr:
         raise _bad_sqe(SQE_QID, f"QID {command.qid} is more than the controller has")
     if not controller.ready or (controller.cc.iosqes, controller.cc.iocqes) != (IOSQES, IOCQES):
-        raise NvmeStatusError(Status.COMMAND_SEQUENCE_ERROR, "I/O Connect to a controller that is not ready", dnr=False)
+        raise _bad_sqe(SQE_QID, "I/O Connect while the controller is disabled")
     if command.qid in controller.io_queues:
-        # The end of the connection that had it may be on its way, so the host may try again.
+        # NVMe base 6.3 has Command Sequence Error in its text and Invalid Queue Identifier in its figure; other targets
+        # follow the text. The end of the connection that had the queue may be on its way: the host may try again.
         raise NvmeStatusError(Status.COMMAND_SEQUENCE_ERROR, f"queue {command.qid} exists", dnr=False)
     flow_control = not command.cattr & ConnectAttribute.DISABLE_SQ_FLOW_CONTROL
     controller.io_queues[command.qid] = IoQueue(command.qid, command.sqsize, flow_control, queue.peer)

@@ -139,8 +139,10 @@ def _set_recovery(controller: Controller, sqe: Sqe, _data: bytes, _now: float) -
 
 def _feature_nsid(controller: Controller, sqe: Sqe) -> int:
     """The one active namespace that a namespace specific feature is for."""
-    if controller.namespace(sqe.nsid) is None:
+    if not 1 <= sqe.nsid <= controller.nn:
         raise NvmeStatusError(Status.INVALID_NAMESPACE_OR_FORMAT, f"NSID {sqe.nsid:#x}", error_loc=LOC_NSID)
+    if controller.namespace(sqe.nsid) is None:
+        raise invalid_field(LOC_NSID, f"NSID {sqe.nsid} is inactive")  # NVMe base 3.2.1.4: unless otherwise noted
     return sqe.nsid
 
 

@@ -181,6 +181,8 @@ def _controllers(controller: Controller, _sqe: Sqe, command: IdentifyCommand) ->
 
 def _namespace_controllers(controller: Controller, sqe: Sqe, command: IdentifyCommand) -> bytes:
     """CNS 12h: those of them that the namespace is attached to."""
+    if sqe.nsid == NSID_ALL:
+        raise invalid_field(LOC_NSID, "NSID FFFFFFFFh")
     _check_nsid(controller, sqe)
     return _controller_list(controller, command.cntid, sqe.nsid)
 
@@ -206,7 +208,7 @@ def _command_sets(controller: Controller, _sqe: Sqe, command: IdentifyCommand) -
 
 def _check_csi(command: IdentifyCommand) -> None:
     if command.csi != IoCommandSet.NVM:
-        raise NvmeStatusError(Status.INVALID_IO_COMMAND_SET, f"CSI {command.csi:#x}", error_loc=LOC_CSI)
+        raise invalid_field(LOC_CSI, f"CSI {command.csi:#x}")
 
 
 def _list_after(nsids: list[int], sqe: Sqe) -> bytes:
@@ -326,6 +328,7 @@ def _nvm_namespace(controller: Controller, sqe: Sqe, command: IdentifyCommand) -
 def _descriptors(controller: Controller, sqe: Sqe, _command: IdentifyCommand) -> bytes:
     found = _active_namespace(controller, sqe)
     if found is None:
+        # NVMe base 3.2.1.4, for an inactive NSID unless otherwise noted (SPDK too; nvmet: Invalid Namespace or Format).
         raise invalid_field(LOC_NSID, f"NSID {sqe.nsid} is inactive")
     config = found[0].config
     return NsIdDescriptorList.of(

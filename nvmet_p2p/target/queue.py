@@ -108,6 +108,10 @@ def _nobody(_completed: Completed) -> None:
     raise InvariantError("a command completed before on_completion was set")
 
 
+def _is_connect(sqe: Sqe) -> bool:
+    return sqe.is_fabrics and sqe.fctype == FabricsType.CONNECT
+
+
 class Queue:
     """See the module. ``qid`` and ``sqsize`` (0's based) are known from Connect on."""
 
@@ -121,6 +125,7 @@ class Queue:
         self.sq_flow_control = True
         self.controller: Controller | None = None
         self.on_completion: Callable[[Completed], None] = _nobody
+        self.on_drop: Callable[[int], None] | None = None  # a CID that is free again without a completion
         self.on_drop: Callable[[int], None] = lambda _cid: None  # a command ends without a completion
         self._sqhd = 0
         self._requests: dict[int, Request] = {}  # by CID
@@ -129,9 +134,10 @@ class Queue:
 
     def prepare(self, sqe: Sqe, now: float) -> Request:
         """Chooses the handler and the transfer. Never raises: what is wrong is in ``Request.error``."""
+        del now
         request = Request(self, sqe)
         if self.controller is not None:
-            self.controller.touch(now)
+            self.controller.touch()
         try:
             self._admit(request)
             command = self._choose(sqe)
@@ -214,7 +220,7 @@ class Queue:
         if self.sq_flow_control and self.sqsize:
             self._sqhd = (self._sqhd + 1) % (self.sqsize + 1)
         more = False
-        if error is not None and self.controller is not None and self.state is QueueState.CONNECTED:
+        if error is not None and self.controller is not None and not _is_connect(request.sqe):
             more = self.controller.errors.add(request.sqe, self.qid or 0, error)
         cqe = Cqe(
             dw0=result.dw0,
@@ -259,14 +265,12 @@ class Queue:
 
     def _choose(self, sqe: Sqe) -> Command:
         if self.state is QueueState.UNCONNECTED:
-            if not sqe.is_fabrics or sqe.fctype != FabricsType.CONNECT:
+            if not _is_connect(sqe):
                 # NVMe base 3.3.2.3; nvmet answers Invalid Opcode.
                 raise NvmeStatusError(Status.COMMAND_SEQUENCE_ERROR, "a command before Connect")
-            if sqe.fuse:
-                raise invalid_field(LOC_FUSE, "fused Fabrics command")
             return fabrics_cmd.CONNECT
         controller = self._connected_controller()
-        if sqe.fuse:
+        if sqe.fuse and not _is_connect(sqe):
             raise invalid_field(LOC_FUSE, "fused admin command")
         table = fabrics_cmd.FABRICS_COMMANDS if sqe.is_fabrics else admin_cmd.ADMIN_COMMANDS
         code = sqe.fctype if sqe.is_fabrics else sqe.opc

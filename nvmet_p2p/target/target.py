@@ -285,6 +285,8 @@ class Target:
     def apply(self, config: TargetConfig, now: float) -> None:
         """Becomes the configuration. Controllers that may no longer be end; the others and their hosts learn of it."""
         old, self.config = self.config, config
+        for name in old.bdevs.keys() - config.bdevs.keys():
+            self.bdevs.pop(name, None)  # another back end may get the name
         changed = self._adopt_subsystems(config)
         addresses = access.all_addresses(config)
         for controller in list(self._controllers.values()):
