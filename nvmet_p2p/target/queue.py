@@ -125,7 +125,6 @@ class Queue:
         self.sq_flow_control = True
         self.controller: Controller | None = None
         self.on_completion: Callable[[Completed], None] = _nobody
-        self.on_drop: Callable[[int], None] | None = None  # a CID that is free again without a completion
         self.on_drop: Callable[[int], None] = lambda _cid: None  # a command ends without a completion
         self._sqhd = 0
         self._requests: dict[int, Request] = {}  # by CID
