@@ -60,7 +60,8 @@ class Feature:
     get_bytes: int = 0
     set_bytes: int = 0
     per_namespace: bool = False
-    check_set: Callable[[Controller, Sqe], None] | None = None  # refuses before the data are fetched
+    check_get: Callable[[Controller, Sqe], None] | None = None  # refuse before anything is known of the data
+    check_set: Callable[[Controller, Sqe], None] | None = None
 
 
 # -- Values that are no more than values -------------------------------------------------------------------------------
@@ -142,7 +143,7 @@ def _feature_nsid(controller: Controller, sqe: Sqe) -> int:
     if not 1 <= sqe.nsid <= controller.nn:
         raise NvmeStatusError(Status.INVALID_NAMESPACE_OR_FORMAT, f"NSID {sqe.nsid:#x}", error_loc=LOC_NSID)
     if controller.namespace(sqe.nsid) is None:
-        raise invalid_field(LOC_NSID, f"NSID {sqe.nsid} is inactive")  # NVMe base 3.2.1.4: unless otherwise noted
+        raise invalid_field(LOC_NSID, f"NSID {sqe.nsid} is inactive")  # NVMe base 3.2.1.5: unless otherwise noted
     return sqe.nsid
 
 
@@ -243,9 +244,12 @@ def _set_profile(_controller: Controller, sqe: Sqe, _data: bytes, _now: float) -
     return Result()
 
 
-def _get_host_id(controller: Controller, sqe: Sqe, want_default: bool) -> Result:
+def _check_host_id(_controller: Controller, sqe: Sqe) -> None:
     if not wire.HostIdentifier.of(sqe.cdw11).exhid:
         raise invalid_field(LOC_CDW11, "over fabrics a Host Identifier has 128 bits (EXHID)")
+
+
+def _get_host_id(controller: Controller, _sqe: Sqe, want_default: bool) -> Result:
     return Result(data=bytes(16) if want_default else controller.hostid)
 
 
@@ -329,6 +333,7 @@ FEATURES: Final[dict[int, Feature]] = {
             IO,
             _get_host_id,
             get_bytes=16,
+            check_get=_check_host_id,
             check_set=_refuse_host_id,
         ),
         Feature(
@@ -360,7 +365,11 @@ def get_transfer(controller: Controller, sqe: Sqe) -> Transfer:
     row = _find(controller, command.fid)
     if command.sel > FeatureSelect.SUPPORTED:
         raise invalid_field(LOC_CDW10 + 1, f"SEL {command.sel}")
-    return NO_TRANSFER if command.sel == FeatureSelect.SUPPORTED else to_host(row.get_bytes)
+    if command.sel == FeatureSelect.SUPPORTED:
+        return NO_TRANSFER
+    if row.check_get is not None:
+        row.check_get(controller, sqe)
+    return to_host(row.get_bytes)
 
 
 def get_features(controller: Controller, request: Request, _data: bytes, _now: float) -> Result:

@@ -328,7 +328,7 @@ def _nvm_namespace(controller: Controller, sqe: Sqe, command: IdentifyCommand) -
 def _descriptors(controller: Controller, sqe: Sqe, _command: IdentifyCommand) -> bytes:
     found = _active_namespace(controller, sqe)
     if found is None:
-        # NVMe base 3.2.1.4, for an inactive NSID unless otherwise noted (SPDK too; nvmet: Invalid Namespace or Format).
+        # NVMe base 3.2.1.5, for an inactive NSID unless otherwise noted (SPDK too; nvmet: Invalid Namespace or Format).
         raise invalid_field(LOC_NSID, f"NSID {sqe.nsid} is inactive")
     config = found[0].config
     return NsIdDescriptorList.of(

@@ -62,7 +62,7 @@ def test_hidden_namespace(make_tree: MakeTree) -> None:
     host = tree.started(hostnqn=ALICE)
     assert active(host.admin) == [1]
     assert not any(host.admin.identify(0, nsid=2).data)
-    assert host.admin.identify(3, nsid=2).status == nvme.INVALID_NAMESPACE
+    assert host.admin.identify(3, nsid=2).status == nvme.INVALID_FIELD, "inactive (Base 3.2.1.5)"
     io = host.io()
     assert io.read(0, 1, 512, nsid=2).status == nvme.INVALID_NAMESPACE
     assert io.write(0, 1, bytes(512), nsid=2).status == nvme.INVALID_NAMESPACE
