@@ -285,7 +285,10 @@ class _Apt:
         _run([*command, "--download-only"])
         plan = re.findall(r"^Inst (\S+) \((\S+) .*\[(\w+)\]\)", _run([*command, "--simulate"]), re.MULTILINE)
         names = [f"{name}_{version.replace(':', '%3a')}_{arch}.deb" for name, version, arch in plan]
-        return [self.folder / "cache" / "archives" / name for name in names]
+        archives = self.folder / "cache" / "archives"
+        for stale in {path.name for path in archives.glob("*.deb")} - set(names):
+            (archives / stale).unlink()
+        return [archives / name for name in names]
 
     def download(self, packages: Iterable[str]) -> list[Path]:
         """Fetch exactly these packages; the package files."""

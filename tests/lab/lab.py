@@ -700,6 +700,8 @@ def main(arguments: list[str] | None = None) -> int:
     script = words[0] if len(words) == 1 else shlex.join(words)
     if not words and not options.shell and not options.dry:
         parser.error("no COMMAND and no --shell")
+    if options.shell and not sys.stdin.isatty():
+        parser.error("--shell needs a terminal")
     why = unavailable()
     if why:
         print(f"lab: {why}", file=sys.stderr)

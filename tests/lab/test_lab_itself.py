@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -86,15 +90,16 @@ def test_what_a_script_leaves_running_ends_with_it_unless_kept(guest: Guest) -> 
     assert guest.run("pgrep -f 'sleep 3456'", check=False).code == 1
 
 
-def test_a_script_that_cannot_be_killed_costs_the_guest_not_the_session(guest: Guest) -> None:
+@pytest.mark.parametrize("how", ["", "exec "], ids=["its child is stuck", "itself is stuck"])
+def test_a_script_that_cannot_be_killed_costs_the_guest_not_the_session(guest: Guest, how: str) -> None:
     boots, usual = guest.boots, guest.kill_timeout
     guest.kill_timeout = 3
     try:
         done = guest.run(
-            """
+            f"""
             truncate -s 16M /dev/shm/disk; loop=$(losetup -f --show /dev/shm/disk)
             dmsetup create stuck --table "0 32768 linear $loop 0"; dmsetup suspend stuck
-            echo suspended; dd if=/dev/dm-0 of=/dev/null iflag=direct bs=4k count=1
+            echo suspended; {how}dd if=/dev/dm-0 of=/dev/null iflag=direct bs=4k count=1
             """,
             timeout=3,
             check=False,
@@ -102,6 +107,7 @@ def test_a_script_that_cannot_be_killed_costs_the_guest_not_the_session(guest: G
     finally:
         guest.kill_timeout = usual
     assert (done.code, done.timed_out, done.out) == (124, True, "suspended\n")
+    guest.reset()
     assert guest.run("echo usable").out == "usable\n"
     assert guest.boots == boots + 1
 
@@ -270,6 +276,25 @@ def test_discovery_of_a_target_on_the_hosts_loopback(guest: Guest, boot: Callabl
     )
 
 
+def test_a_change_of_the_discovery_log_connects_by_itself(guest: Guest) -> None:
+    """A persistent discovery controller with `autoconnect`, which does what udev does on a real host."""
+    guest.run(f"nvmet-serve {NQN} 127.0.0.2 4420 16M; nvme discover -p -t tcp -a 127.0.0.2 -s 4420")
+    watch = guest.start("exec autoconnect")
+    watch.wait_for("^listening$")
+    guest.run(
+        f"""
+        set -e
+        cd /sys/kernel/config/nvmet
+        mkdir subsystems/{NQN}.2; echo 1 > subsystems/{NQN}.2/attr_allow_any_host
+        ln -s /sys/kernel/config/nvmet/subsystems/{NQN}.2 ports/0/subsystems/
+        for _ in {{1..100}}; do nvme list-subsys | grep -q {NQN}.2 && exit; sleep 0.1; done; exit 1
+        """
+    )
+    watch.wait_for("^nvme connect-all --device=nvme0 --transport=tcp --traddr=127.0.0.2 --trsvcid=4420$")
+    watch.kill()
+    assert watch.wait(check=False).code == 137
+
+
 # Other hardware
 
 
@@ -318,3 +343,30 @@ def test_command_line_runs_one_command(capfdbinary: pytest.CaptureFixture[bytes]
 def test_command_line_reports_a_timeout(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     assert lab.main(["--timeout", "1", "--", "echo begun; sleep 100"]) == 124
     assert capfdbinary.readouterr().out == b"begun\n"
+
+
+def test_shell_on_a_terminal() -> None:
+    master, slave = pty.openpty()
+    environment = os.environ | {"TERM": "vt100"}
+    command = [sys.executable, "-m", "tests.lab.lab", "--shell", "--no-net", "--mem", "512M"]
+    with subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=environment) as process:
+        os.close(slave)
+        try:
+            shown = _read_until(master, b"lab:~# ")
+            assert b"10.0.2.2" in shown
+            os.write(master, b"echo $((6 * 7)) $TERM; exit\n")
+            assert b"42 vt100" in _read_until(master, b"exit\r\n")
+            assert process.wait(30) == 0
+        finally:
+            process.terminate()
+            os.close(master)
+
+
+def _read_until(terminal: int, end: bytes) -> bytes:
+    seen = b""
+    while not seen.endswith(end):
+        try:
+            seen += os.read(terminal, 4096)
+        except OSError:  # the other side has closed it
+            break
+    return seen
