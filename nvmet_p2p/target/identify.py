@@ -57,10 +57,12 @@ CMIC_ANA: Final = 1 << 3
 LPA_COMMANDS_SUPPORTED: Final = 1 << 1
 LPA_EXTENDED_DATA: Final = 1 << 2
 LPA_MISC_PAGES: Final = 1 << 5  # 00h, 12h, 13h
-ONCS: Final = 1 << 0 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 7 | 1 << 8  # Compare, DSM, Write Zeroes, Select, Verify, Copy
+ONCS_COPY: Final = 1 << 8 | 1 << 9 | 1 << 10  # Copy, its write portion is one write, all copies are fast (NVM 3.3.2)
+ONCS: Final = 1 << 0 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 7 | ONCS_COPY  # Compare, DSM, Write Zeroes, Select, Verify
 OCFS: Final = 0b1111  # Copy descriptor formats 0h to 3h
 FUSES_COMPARE_WRITE: Final = 1 << 0
-VWC: Final = 0b101  # present; Flush with NSID FFFFFFFFh is not supported
+VWC: Final = 0b111  # present; Flush with NSID FFFFFFFFh flushes all namespaces
+DLFEAT_ZEROES: Final = 0b1001  # deallocated blocks read as zeroes; Write Zeroes may deallocate
 NWPC_BASIC: Final = 1 << 0
 FRMW_ONE_READ_ONLY_SLOT: Final = 1 << 1 | 1 << 0
 ANACAP: Final = 0b0111  # optimized, non-optimized, inaccessible; a namespace may change its group
@@ -292,6 +294,7 @@ def _build_namespace(controller: Controller, namespace: Namespace, facts: BdevFa
         **_performance_fields(facts),
         nsze=facts.num_blocks,
         ncap=facts.num_blocks,
+        dlfeat=DLFEAT_ZEROES if facts.unmap else 0,
         nuse=0 if hidden else facts.num_blocks,  # cleared in the inaccessible state (NVMe base 8.1.1.6)
         mssrl=mssrl,
         mcl=mcl,

@@ -110,11 +110,16 @@ class CopySource:
 Target = tuple[NamespaceUse, Backend, list[Range]]  # who is used, and the ranges to lock there
 
 
+def no_data(sqe: Sqe, facts: BdevFacts, view: ControllerView) -> int:
+    """Commands that move nothing."""
+    return 0
+
+
 @dataclass(frozen=True, slots=True)
 class NvmCommand:
     """One row of the command table.
 
-    ``length``: bytes of data for (SQE, block size). ``check``: raises for what is wrong in the SQE itself. ``targets``:
+    ``length``: bytes of data. ``check``: raises for what else is wrong in the SQE itself. ``targets``:
     called when the data is here; checks it and says what the command will touch. ``execute``: does it. ``user_data``:
     MDTS applies. ``writes``: refused on a write protected namespace. ``to_medium``: its media errors are write faults.
     """
@@ -125,8 +130,8 @@ class NvmCommand:
     direction: Direction
     execute: Callable[[Io], Awaitable[Outcome]]
     targets: Callable[[Io], list[Target]]
-    length: Callable[[Sqe, int], int] = lambda sqe, block_size: 0
-    check: Callable[[Sqe, BdevFacts, ControllerView], None] = lambda sqe, facts, view: None
+    length: Callable[[Sqe, BdevFacts, ControllerView], int] = no_data
+    check: Callable[[Sqe, BdevFacts, ControllerView], None] | None = None
     writes: bool = False
     to_medium: bool = False
     user_data: bool = False
@@ -155,33 +160,35 @@ def check_rw(sqe: Sqe, facts: BdevFacts, view: ControllerView) -> None:
 
 
 def check_copy(sqe: Sqe, facts: BdevFacts, view: ControllerView) -> None:
-    """Format and number of ranges (NVM 3.3.2). PRINFOR and PRINFOW are ignored without protection information."""
-    desfmt, ranges = sqe.cdw12 >> 8 & 0xF, (sqe.cdw12 & 0xFF) + 1
-    if desfmt not in COPY_DESCRIPTORS or not view.copy_formats >> desfmt & 1:
-        raise NvmeStatusError(Status.INVALID_FIELD, f"Copy format {desfmt} is not enabled", error_loc=LOC_DESFMT)
+    """Number of ranges (NVM 3.3.2). PRINFOR and PRINFOW are ignored without protection information."""
+    ranges = (sqe.cdw12 & 0xFF) + 1
     if ranges > limits.COPY_RANGES_MAX:
         raise NvmeStatusError(Status.COMMAND_SIZE_LIMIT_EXCEEDED, f"{ranges} source ranges", error_loc=LOC_NR)
 
 
-def rw_length(sqe: Sqe, block_size: int) -> int:
+def rw_length(sqe: Sqe, facts: BdevFacts, view: ControllerView) -> int:
     """Bytes of user data of Read, Write and Compare."""
-    return ((sqe.cdw12 & 0xFFFF) + 1) * block_size
+    return blocks_of(sqe) * facts.block_size
 
 
-def dsm_length(sqe: Sqe, block_size: int) -> int:
+def dsm_length(sqe: Sqe, facts: BdevFacts, view: ControllerView) -> int:
     """Bytes of ranges of Dataset Management."""
     return ((sqe.cdw10 & 0xFF) + 1) * DsmRange.SIZE
 
 
-def copy_length(sqe: Sqe, block_size: int) -> int:
-    """Bytes of source range entries of Copy; its format has been checked."""
-    return ((sqe.cdw12 & 0xFF) + 1) * COPY_DESCRIPTORS[sqe.cdw12 >> 8 & 0xF].SIZE
+def copy_length(sqe: Sqe, facts: BdevFacts, view: ControllerView) -> int:
+    """Bytes of source range entries of Copy, whose format must be one that is supported and enabled."""
+    desfmt = sqe.cdw12 >> 8 & 0xF
+    if desfmt not in COPY_DESCRIPTORS or not view.copy_formats >> desfmt & 1:
+        raise NvmeStatusError(Status.INVALID_FIELD, f"Copy format {desfmt} is not enabled", error_loc=LOC_DESFMT)
+    return ((sqe.cdw12 & 0xFF) + 1) * COPY_DESCRIPTORS[desfmt].SIZE
 
 
 def admit(commands: Mapping[int, NvmCommand], sqe: Sqe, controller: ControllerState) -> Io:
-    """All that can be said of a command without its data. Raises NvmeStatusError with the specification's status.
+    """What must be known before the data pointer can be judged; raises NvmeStatusError with the specification's status.
 
-    Order: opcode, FUSE, NSID, ANA, write protection, the command's own fields, MDTS.
+    Order of all checks: opcode, FUSE, NSID, ANA, write protection, MDTS; the data pointer (``sgl.plan``); ``validate``;
+    what the data says (``NvmCommand.targets``).
     """
     command = commands.get(sqe.opc)
     if command is None:
@@ -195,9 +202,14 @@ def admit(commands: Mapping[int, NvmCommand], sqe: Sqe, controller: ControllerSt
     facts = backend.facts
     if command.writes and (use.view.write_protected or facts.readonly):
         raise NvmeStatusError(Status.NAMESPACE_WRITE_PROTECTED, f"namespace {sqe.nsid} is write protected")
-    command.check(sqe, facts, controller.view)
-    length = command.length(sqe, facts.block_size)
+    length = command.length(sqe, facts, controller.view)
     mdts = controller.view.mdts_bytes
     if command.user_data and mdts and length > mdts:
         raise NvmeStatusError(Status.INVALID_FIELD, f"{length} bytes, MDTS is {mdts}", error_loc=LOC_NLB)
     return Io(command, sqe, controller, use, backend, controller.view, facts, length)
+
+
+def validate(io: Io) -> None:
+    """The command's own fields: ranges, protection information, limits. Raises NvmeStatusError."""
+    if io.command.check is not None and io.facts is not None:
+        io.command.check(io.sqe, io.facts, io.view)

@@ -25,7 +25,7 @@ from nvmet_p2p import limits
 from nvmet_p2p.dataplane.inprocess.budget import Budget
 from nvmet_p2p.dataplane.inprocess.controller import ControllerState
 from nvmet_p2p.dataplane.inprocess.execute import COMMANDS, SecondFailed, run
-from nvmet_p2p.dataplane.inprocess.nvm import LOC_FUSE, Io, Outcome, admit, blocks_of, slba_of
+from nvmet_p2p.dataplane.inprocess.nvm import LOC_FUSE, Io, Outcome, admit, blocks_of, slba_of, validate
 from nvmet_p2p.dataplane.inprocess.queue_socket import QueueSocket
 from nvmet_p2p.dataplane.port import QueueHandoff, QueueStat
 from nvmet_p2p.errors import NvmeStatusError
@@ -200,6 +200,7 @@ class IoQueue:
         )
         if event.ddgst_error:
             raise _error(Status.TRANSIENT_TRANSPORT_ERROR, "data digest", dnr=False)
+        validate(io)
         request.io, request.plan = io, plan
         if plan.kind is sgl.PlanKind.IN_CAPSULE and icd is not None:
             request.data = icd[plan.offset : plan.offset + plan.length]
@@ -330,6 +331,7 @@ class IoQueue:
             io = admit(COMMANDS, request.sqe, self._controller)
             if io.length != length:  # the block size has changed under the data
                 raise _error(Status.NAMESPACE_NOT_READY, "the namespace has changed", dnr=False)
+            validate(io)
         io.data = request.data
         return io
 
