@@ -114,7 +114,7 @@ DESCRIPTORS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", DESCRIPTORS.values(), ids=DESCRIPTORS.keys())
+@pytest.mark.parametrize("kind", list(DESCRIPTORS.values()), ids=list(DESCRIPTORS))
 @pytest.mark.parametrize("opc", [nvme.READ, nvme.WRITE])
 def test_sgl_type(tree: Tree, kind: int, opc: int) -> None:
     io = tree.started().io()
@@ -122,7 +122,7 @@ def test_sgl_type(tree: Tree, kind: int, opc: int) -> None:
     assert io.wait(io.submit_raw(sqe, expect=512)).status == nvme.SGL_TYPE
 
 
-@pytest.mark.parametrize("kind", DESCRIPTORS.values(), ids=DESCRIPTORS.keys())
+@pytest.mark.parametrize("kind", list(DESCRIPTORS.values()), ids=list(DESCRIPTORS))
 def test_sgl_type_of_an_admin_command(tree: Tree, kind: int) -> None:
     admin = tree.started().admin
     sqe = nvme.sqe(nvme.IDENTIFY, cid=9, cdw=(1,), dptr=nvme.sgl(kind, 4096))
@@ -341,7 +341,7 @@ CUTS: dict[str, Callable[[Tree], RawConn]] = {
 
 
 @pytest.mark.parametrize("how", ["close", "reset"])
-@pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS.keys())
+@pytest.mark.parametrize("cut", list(CUTS.values()), ids=list(CUTS))
 def test_connection_cut_off(tree: Tree, cut: Callable[[Tree], RawConn], how: str) -> None:
     """Rows 1 and 17: the end comes at each moment, with FIN and with RST."""
     for _ in range(5):

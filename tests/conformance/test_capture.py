@@ -52,7 +52,7 @@ def good_run(tree: Tree, *, hdgst: bool, ddgst: bool, hpda: int) -> None:
     host: Host = tree.started(hdgst=hdgst, ddgst=ddgst, hpda=hpda, kato=10_000)
     admin = host.admin
     for cns, nsid in ((1, 0), (2, 0), (0, 1), (3, 1), (8, 1), (5, 1), (6, 0), (0x1C, 0)):
-        assert admin.identify(cns, nsid=nsid).status == nvme.OK
+        assert admin.identify(cns, nsid=nsid, cntid=0xFFFF if cns == 0x1C else 0).status == nvme.OK
     for lid, size in ((1, 64), (2, 512), (3, 512), (5, 4096)):
         assert admin.get_log(lid, size).status == nvme.OK
     assert admin.set_features(7, 1 << 16 | 1).status == nvme.OK

@@ -12,7 +12,7 @@ from tests.support.conn import RawConn
 from tests.support.daemon import Ns, Tree
 
 
-@pytest.mark.parametrize(("hdgst", "ddgst"), itertools.product((False, True), repeat=2))
+@pytest.mark.parametrize(("hdgst", "ddgst"), list(itertools.product((False, True), repeat=2)))
 def test_digests_are_granted_exactly_as_asked(tree: Tree, hdgst: bool, ddgst: bool) -> None:
     with RawConn(tree.address) as conn:
         assert conn.ic(hdgst=hdgst, ddgst=ddgst).dgst == hdgst | ddgst << 1

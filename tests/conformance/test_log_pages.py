@@ -20,12 +20,12 @@ def log(admin: Queue, lid: int, size: int, **params: int) -> bytes:
     return done.data
 
 
-@pytest.mark.parametrize(("lid", "size"), PAGES.items())
+@pytest.mark.parametrize(("lid", "size"), list(PAGES.items()))
 def test_whole_page(admin: Queue, lid: int, size: int) -> None:
     log(admin, lid, size)
 
 
-@pytest.mark.parametrize(("lid", "size"), PAGES.items())
+@pytest.mark.parametrize(("lid", "size"), list(PAGES.items()))
 def test_every_offset_gives_the_same_bytes(admin: Queue, lid: int, size: int) -> None:
     """Supported pages do not change between two reads here; RAE keeps the reads from clearing anything."""
     whole = log(admin, lid, size, rae=True)

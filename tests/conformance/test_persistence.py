@@ -196,7 +196,7 @@ SPOILED = {
 }
 
 
-@pytest.mark.parametrize("spoil", SPOILED.values(), ids=SPOILED.keys())
+@pytest.mark.parametrize("spoil", list(SPOILED.values()), ids=list(SPOILED))
 def test_state_that_cannot_be_trusted(make_daemon: MakeDaemon, spoil: Any) -> None:
     daemon = make_daemon()
     daemon.subsystem(Ns())

@@ -30,7 +30,12 @@ def target(engine: str) -> Iterator[Tree]:
     with Daemon("--connect-timeout-s", str(CONNECT_TIMEOUT_S), engine=engine, nofile=NOFILE) as daemon:
         tree = daemon.subsystem(Ns())
         yield tree
-        tree.close_hosts()
+
+
+@pytest.fixture(autouse=True)
+def hosts_leave(target: Tree) -> Iterator[None]:
+    yield
+    target.close_hosts()
 
 
 @pytest.fixture(autouse=True)
@@ -143,7 +148,7 @@ def crowd(tree: Tree, count: int, say: bytes) -> list[socket.socket]:
     return made
 
 
-@pytest.mark.parametrize("say", STAGES.values(), ids=STAGES.keys())
+@pytest.mark.parametrize("say", list(STAGES.values()), ids=list(STAGES))
 def test_a_crowd_does_not_stop_a_good_host(target: Tree, say: bytes) -> None:
     daemon = target.daemon
     good(target)

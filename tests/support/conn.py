@@ -122,7 +122,7 @@ class RawConn:
         hdgst_xor: int = 0,
         ddgst_xor: int = 0,
     ) -> bytes:
-        """A PDU as agreed in ``params``; every field can be forced to another value. ``body`` follows the first 8 bytes."""
+        """A PDU as agreed in ``params``; every field can be forced to another value."""
         use_hdgst = self.params.hdgst if hdgst is None else hdgst
         use_ddgst = (self.params.ddgst if ddgst is None else ddgst) and bool(data)
         size = 8 + len(body)

@@ -121,6 +121,9 @@ class Daemon:
     def _ready(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, f"the daemon ended with {self.process.returncode}:\n{self.log_text()}"
+        with socket.socket(socket.AF_UNIX) as probe:  # SPDK's client leaves its socket open when it cannot connect
+            if probe.connect_ex(str(self.socket)):
+                return False
         try:
             return bool(self.rpc("rpc_get_methods"))
         except (JSONRPCException, OSError):

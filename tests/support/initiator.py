@@ -58,6 +58,7 @@ class Queue:
     def __init__(self, conn: RawConn, qid: int = 0) -> None:
         self.conn = conn
         self.qid = qid
+        self.asked_qid = qid  # by a Connect that has not been answered
         self.sqsize = 0
         self.sq_flow = True
         self.icd_max = 8192  # admin and Fabrics commands (TCP 3.3.2.1)
@@ -149,7 +150,7 @@ class Queue:
         cqe = Cqe.parse(pdu.header[8:24])
         pending = self._pending.pop(cqe.cid, None)
         assert pending is not None, f"response for CID {cqe.cid}, which is not in flight"
-        assert cqe.sqid in (self.qid, 0), f"SQID {cqe.sqid} on queue {self.qid}"
+        assert cqe.sqid in (self.qid, self.asked_qid), f"SQID {cqe.sqid} on queue {self.qid}"
         if self.sqsize:
             assert cqe.sqhd <= self.sqsize if self.sq_flow else cqe.sqhd == 0xFFFF, f"SQHD {cqe.sqhd:#x}"
         assert not pending.received or pending.last_seen, "response before the last C2HData"
@@ -222,10 +223,11 @@ class Queue:
         """Fabrics Connect; the completion as it came."""
         data = nvme.connect_data(subnqn, hostnqn, hostid, cntlid)
         sqe = nvme.connect_sqe(recfmt=recfmt, qid=qid, sqsize=sqsize, cattr=cattr, kato=kato)
-        self.sq_flow = not cattr & 4
+        self.sq_flow, self.asked_qid = not cattr & 4, qid
         done = self.wait(self.submit(sqe, out=data, in_capsule=True))
         if done.status == nvme.OK:
             self.qid, self.sqsize = qid, sqsize
+        self.asked_qid = self.qid
         return done
 
     def property_get(self, prop: tuple[int, int]) -> int:
@@ -326,7 +328,11 @@ class Host:
         """A new connection after ICReq and ICResp."""
         conn = RawConn(self.address, self.options.timeout)
         options = self.options
-        self.icresp = conn.ic(hdgst=options.hdgst, ddgst=options.ddgst, hpda=options.hpda, maxr2t=options.maxr2t)
+        try:
+            self.icresp = conn.ic(hdgst=options.hdgst, ddgst=options.ddgst, hpda=options.hpda, maxr2t=options.maxr2t)
+        except BaseException:
+            conn.close()
+            raise
         queue = Queue(conn)
         self.queues.append(queue)
         return queue
