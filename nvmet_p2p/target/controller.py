@@ -108,6 +108,7 @@ class Controller:
         self.ana_group_changes: dict[int, int] = {}
         self.aborts = 0
         self.gone = False
+        self.scheduled: float | None = None  # the target's timer
         self.discovery_seen: object = None
         self._closing = False
         self._shutdown_wanted = False

@@ -10,7 +10,7 @@ import heapq
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
-from typing import Protocol
+from typing import Final, Protocol
 
 from nvmet_p2p.target import access, discovery, fabrics_cmd
 from nvmet_p2p.target.config import BdevFacts, ListenAddress, SubsystemConfig, TargetConfig, TransportConfig
@@ -24,6 +24,7 @@ from nvmet_p2p.wire.spec import ControllerType
 from nvmet_p2p.wire.sqe import Sqe
 
 _DISCOVERY_DEFAULT = SubsystemConfig(nqn=DISCOVERY_NQN, subtype="Discovery", allow_any_host=True, max_namespaces=0)
+TIMERS_SLACK: Final = 64  # entries of the timer heap that may be out of date, beside one for each controller
 
 
 class IoCounters(Protocol):
@@ -235,29 +236,47 @@ class Target:
     # -- time --------------------------------------------------------------------------------------------------------
 
     def schedule(self, controller: Controller) -> None:
-        """The controller's deadline may have changed."""
+        """The controller's deadline may have changed. One that has moved away is found out when its old time comes."""
         deadline = controller.deadline
         if deadline is None or controller.gone:
             return
-        nearer = not self._timers or deadline < self._timers[0][0]
+        if controller.scheduled is not None and controller.scheduled <= deadline:
+            return
+        if len(self._timers) > TIMERS_SLACK + 2 * len(self._controllers):
+            self._timers = [(at, key) for at, key in self._timers if self._is_current(at, key)]
+            heapq.heapify(self._timers)
+        nearest = not self._timers or deadline < self._timers[0][0]
+        controller.scheduled = deadline
         heapq.heappush(self._timers, (deadline, controller.key))
-        if nearer and self.on_deadline is not None:
+        if nearest and self.on_deadline is not None:
             self.on_deadline()
+
+    def _is_current(self, at: float, key: ControllerKey) -> bool:
+        controller = self._controllers.get(key)
+        return controller is not None and controller.scheduled == at
 
     def next_timer(self) -> float | None:
         """When ``handle_timer`` is to be called next, if at all."""
         while self._timers:
             at, key = self._timers[0]
-            controller = self._controllers.get(key)
-            if controller is not None and controller.deadline == at:
+            if not self._is_current(at, key):
+                heapq.heappop(self._timers)
+                continue
+            controller = self._controllers[key]
+            if controller.deadline == at:
                 return at
             heapq.heappop(self._timers)
+            controller.scheduled = None
+            if controller.deadline is not None:
+                controller.scheduled = controller.deadline
+                heapq.heappush(self._timers, (controller.deadline, key))
         return None
 
     def handle_timer(self, now: float) -> None:
         """Time has passed: Keep Alive Timers, controllers that were never enabled."""
         while (at := self.next_timer()) is not None and at <= now:
             _, key = heapq.heappop(self._timers)
+            self._controllers[key].scheduled = None
             self._controllers[key].handle_timer(now)
 
     # -- changes -----------------------------------------------------------------------------------------------------
