@@ -199,8 +199,8 @@ def u64_bit(data: bytes, bit: int) -> bool:
 @pytest.mark.parametrize("cns", [5, 6])
 @pytest.mark.parametrize("csi", [1, 2, 0x80, 0xFF])
 def test_unsupported_command_set(admin: Queue, cns: int, csi: int) -> None:
-    """Neither Key Value nor Zoned nor vendor specific: Invalid I/O Command Set (Base 5.1.13, command specific 2Ch)."""
-    assert admin.identify(cns, nsid=1, csi=csi).status == nvme.INVALID_COMMAND_SET
+    """Neither Key Value nor Zoned nor vendor specific: Invalid Field in Command (Base 5.1.13)."""
+    assert admin.identify(cns, nsid=1, csi=csi).status == nvme.INVALID_FIELD
 
 
 @pytest.mark.parametrize("cns", [0x04, 0x0F, 0x1D, 0x50, 0xC0, 0xFF])

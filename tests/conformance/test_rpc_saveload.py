@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,7 @@ def build(daemon: Daemon, ports: tuple[int, int, int]) -> None:
     disk = daemon.dir / "disk.img"
     disk.write_bytes(bytes(1 << 20))
     first, second, third = (("-t", "TCP", "-a", "127.0.0.1", "-f", "IPv4", "-s", str(port)) for port in ports)
-    for arguments in (
+    script = (
         ("nvmf_create_transport", "-t", "TCP", "-q", "64", "-c", "8192", "-m", "16"),
         ("bdev_malloc_create", "-b", "m0", "4", "512"),
         ("bdev_malloc_create", "-b", "m1", "-u", "6f5e4d3c-2b1a-4000-8000-000000000001", "4", "4096"),
@@ -50,8 +51,8 @@ def build(daemon: Daemon, ports: tuple[int, int, int]) -> None:
         ("nvmf_ns_add_host", NQN1, "5", nvme.HOST_NQN),
         ("nvmf_subsystem_listener_set_ana_state", NQN1, *first, "-n", "non_optimized", "-g", "3"),
         ("nvmf_discovery_add_referral", *third),
-    ):
-        spdk_rpc(daemon, *arguments)
+    )
+    spdk_rpc(daemon, stdin="\n".join(map(shlex.join, script)).encode())
 
 
 def test_save_load_save(make_daemon: MakeDaemon) -> None:

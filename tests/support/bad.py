@@ -160,7 +160,7 @@ AFTER_IC = [
     Bad("second-icreq-on-io-queue", 1, "io", _fixed(nvme.icreq()), (SEQUENCE,)),
     Bad("second-icreq-over-long", 6, "ic", _fixed(nvme.icreq(plen=4096) + bytes(3968)), (SEQUENCE, PLEN)),
     Bad("h2cdata-before-connect", 2, "ic", _h2c_unasked, (SEQUENCE, TTAG)),
-    Bad("capsule-plen-huge", 6, "ic", _capsule(plen=0xFFFFFFFF), (PLEN, LIMIT)),
+    Bad("capsule-plen-huge", 6, "ic", _capsule(plen=0xFFFFFFFF, pdo=72), (PLEN, LIMIT)),
     Bad("capsule-data-8k-and-more", 5, "ic", _capsule_with_data(8192 + 512), (PLEN, LIMIT, RANGE)),
     *(
         Bad(f"{stage}-type-{kind:#04x}", 6, stage, _fixed(common(kind, 24, 24)), (TYPE,))
@@ -191,7 +191,8 @@ H2C_DATA = [
     Bad("h2c-cccid", 3, "io", _h2c(cid=1), (CCCID, SEQUENCE)),
     Bad("h2c-datal-0", 4, "io", _h2c(size=0), (DATAL, PLEN, RANGE, PDO)),
     Bad("h2c-datal-0-last", 4, "io", _h2c(size=0, last=True), (DATAL, PLEN, RANGE, PDO)),
-    *(Bad(f"h2c-datal-{n:#x}-not-plen", 4, "io", _h2c(datal=n), (DATAL, PLEN)) for n in (0, 4, 508, 516, 0xFFFFFFFF)),
+    *(Bad(f"h2c-datal-{n}-not-plen", 4, "io", _h2c(datal=n), (DATAL, PLEN)) for n in (0, 4, 508, 516)),
+    Bad("h2c-datal-4g-not-plen", 4, "io", _h2c(datal=0xFFFFFFFF), (DATAL, PLEN, LIMIT)),
     *(Bad(f"h2c-datao-{n:#x}", 4, "io", _h2c(offset=n), (RANGE, SEQUENCE)) for n in (4, 512, 3584)),
     *(Bad(f"h2c-datao-{n:#x}", 4, "io", _h2c(offset=n), (RANGE,)) for n in (4096, 0x80000000, 0xFFFFFE00, 0xFFFFFFFF)),
     Bad("h2c-beyond-r2t", 4, "io", _h2c(size=4096 + 512), (RANGE, LIMIT)),
