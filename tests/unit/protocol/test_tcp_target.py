@@ -231,6 +231,22 @@ def test_a_response_cancels_the_commands_transfer() -> None:
     assert not target.closed
 
 
+def test_a_forgotten_command_frees_its_place_and_its_late_data_is_swallowed() -> None:
+    """A controller reset ends commands without a response; the connection of the admin queue goes on."""
+    target = with_command()
+    target.set_queue(1, 0)
+    assert len(target.receive_data(capsule(sqe(8)))) == 1
+    target.request_data(7, 1024)
+    (old,) = r2ts(target)
+    target.forget(7)
+    target.forget(7)
+    assert target.commands_in_flight == 1
+    (event,) = target.receive_data(capsule(sqe(7)) + h2c(7, old.ttag, 0, DATA[:1024]))
+    assert isinstance(event, CommandReceived)
+    assert not event.duplicate
+    assert not target.closed
+
+
 def test_no_more_r2ts_after_cancelling() -> None:
     target = with_command(limits=TcpLimits(r2t_max=512))
     target.request_data(7, 1024)
