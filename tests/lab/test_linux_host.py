@@ -109,15 +109,16 @@ def test_four_io_queues(guest: Guest, target: LabTarget) -> None:
 
 
 def test_what_nvme_cli_shows(guest: Guest, target: LabTarget) -> None:
-    """list, list-subsys, id-ctrl, id-ns, ns-descs, smart-log, ana-log, error-log, effects-log, get-feature."""
+    """What a storage engineer looks at first: each answers, and with the configuration's values."""
     done = guest.run(
-        f"""{FIND} {target.connect()} >&2; find_dev 1
+        f"""{FIND} {target.connect()} >&2; find_dev 1; ctrl=/dev/$(ls /sys/class/nvme | head -1)
         for c in "list" "list-subsys" "id-ctrl $dev" "id-ns $dev" "ns-descs $dev" "smart-log $dev" "ana-log $dev" \\
-            "error-log $dev" "effects-log $dev" "fw-log $dev" "list-ns $dev" "supported-log-pages $dev" \\
-            "endurance-log $dev -g 0"; do
+            "error-log $dev" "effects-log $ctrl -c 0" "fw-log $dev" "list-ns $dev" "supported-log-pages $dev" \\
+            "list-ctrl $dev" "cmdset-ind-id-ns $dev -n 1" "nvm-id-ctrl $dev" "nvm-id-ns $dev" "changed-ns-list-log $dev"
+        do
             echo "== $c"; nvme $c -o json || echo "{{\\"failed\\": $?}}"
         done
-        for f in 1 2 4 5 7 11 15; do echo "== feature $f"; nvme get-feature $dev -f $f | jq -R .; done
+        for f in 1 2 4 5 7 11 15 22; do echo "== feature $f"; nvme get-feature $dev -f $f | jq -R .; done
         nvme disconnect -n {NQN} >&2""",
         timeout=90,
     )
@@ -134,11 +135,12 @@ def test_what_nvme_cli_shows(guest: Guest, target: LabTarget) -> None:
     assert shown["id-ns"]["lbafs"][0]["ds"] == 9
     (namespace,) = target.rpc("nvmf_get_subsystems", NQN)[0]["namespaces"]
     assert namespace["uuid"] in json.dumps(shown["ns-descs"])
-    assert shown["ana-log"]["ANA DESC LIST"][0]["state"] == "optimized"
+    (groups,) = (value for key, value in shown["ana-log"].items() if key.startswith("ANA DESC"))
+    assert groups[0]["state"] == "optimized"
     assert shown["list-ns"]["nsid_list"] == [{"nsid": 1}]
     failed = [name for name, value in shown.items() if isinstance(value, dict) and "failed" in value]
-    assert failed in ([], ["endurance-log"])
-    assert all(parts[f"feature {fid}"].strip() for fid in (1, 2, 4, 5, 7, 11, 15))
+    assert failed == []
+    assert all("Current value" in parts[f"feature {fid}"] for fid in (1, 2, 4, 5, 7, 11, 15, 22))
     quiet(done)
 
 
@@ -171,8 +173,8 @@ def test_io_commands(guest: Guest, target: LabTarget) -> None:
         nvme verify $dev -s 64 -c 15 >&2 && echo verified
         nvme copy $dev -d 1024 -s 64,72 -b 7,7 >&2 && nvme read $dev -s 1024 -c 15 -z 8192 -d /tmp/r >&2
         cmp /tmp/a /tmp/r && echo copied
-        nvme write-zeroes $dev -s 64 -c 7 >&2; nvme read $dev -s 64 -c 7 -z 4096 -d /tmp/r >&2
-        cmp <(head -c 4096 /dev/zero) /tmp/r && echo zeroes
+        nvme write-zeroes $dev -s 64 -c 7 >&2; nvme read $dev -s 64 -c 7 -z 4096 -d /tmp/z >&2
+        cmp <(head -c 4096 /dev/zero) /tmp/z && echo zeroes
         nvme dsm $dev -n 1 -d -s 72 -b 8 >&2 && echo deallocated
         blkdiscard $dev && blkdiscard -z -l 1M $dev && echo discarded
         nvme read $dev -s 1024 -c 15 -z 8192 -d /tmp/r >&2; cmp <(head -c 8192 /dev/zero) /tmp/r && echo empty
@@ -229,7 +231,7 @@ def test_reset_under_load(guest: Guest, target: LabTarget) -> None:
         timeout=100,
     )
     assert done.out.split()[-1] == "0"
-    quiet(done)
+    quiet(done, allow="no usable path - requeuing I/O")  # one path, and it is being reset
 
 
 def test_persistent_discovery_follows_changes(guest: Guest, target: LabTarget) -> None:
