@@ -46,6 +46,7 @@ class NamespaceConfig(msgspec.Struct, frozen=True, kw_only=True):
     anagrpid: int
     no_auto_visible: bool = False
     hosts: tuple[str, ...] = ()  # host NQNs that see a namespace that is not auto visible
+    write_protected: bool = False  # as a host has set it last (feature 84h): it outlives power cycles
 
 
 class HostConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -275,7 +275,7 @@ def _set_protection(controller: Controller, sqe: Sqe, _data: bytes, _now: float)
     facts = controller.namespaces[nsid].facts
     if facts is not None and facts.readonly and state == WriteProtectState.NONE:
         raise NvmeStatusError(Status.FEATURE_NOT_CHANGEABLE, "the back end is read only", error_loc=LOC_CDW11)
-    controller.target.protect_namespace(controller.subsystem, nsid, state)
+    controller.target.protect_namespace(controller.subsystem, nsid, state == WriteProtectState.WRITE_PROTECT)
     return Result()
 
 

@@ -168,7 +168,7 @@ def _commands(controller: Controller, command: GetLogPageCommand) -> Segments:
     }
     io: dict[int, CommandEffects] = {}
     if controller.type is ControllerType.IO:
-        # No scope for I/O commands: Linux takes any bit but CSUPP and LBCC for "unusual effects" and says so in its log.
+        # No scope for I/O commands: Linux takes any bit but CSUPP and LBCC for "unusual effects" and logs that.
         io |= {opcode: CommandEffects(csupp=True) for opcode in _READERS}
         io |= {opcode: CommandEffects(csupp=True, lbcc=True) for opcode in _WRITERS}
     return Segments.of(CommandsSupportedLog.of(admin, io).build())

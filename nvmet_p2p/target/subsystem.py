@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nvmet_p2p.target.config import SubsystemConfig
-from nvmet_p2p.wire.spec import WriteProtectState
 
 if TYPE_CHECKING:
     from nvmet_p2p.target.controller import Controller
@@ -17,7 +16,7 @@ class Subsystem:
     def __init__(self, config: SubsystemConfig) -> None:
         self.config = config
         self.controllers: dict[int, Controller] = {}  # by CNTLID
-        self.protection: dict[int, int] = {}  # NSID -> WriteProtectState, where it is not NONE
+        self._protection: dict[int, bool] = {}  # NSID -> what a host has set and the configuration does not say yet
         self._next_cntlid = config.min_cntlid
 
     @property
@@ -42,20 +41,18 @@ class Subsystem:
         return None
 
     def is_protected(self, nsid: int) -> bool:
-        """Has a host write protected the namespace."""
-        return nsid in self.protection
+        """Has a host write protected the namespace (feature 84h)."""
+        return self._protection.get(nsid, self.config.namespaces[nsid].write_protected)
 
-    def set_protection(self, nsid: int, state: int) -> None:
-        """Feature 84h."""
-        if state == WriteProtectState.NONE:
-            self.protection.pop(nsid, None)
-        else:
-            self.protection[nsid] = state
+    def protect(self, nsid: int, protected: bool) -> None:
+        """Feature 84h was set. The configuration is to follow; until then this holds."""
+        self._protection[nsid] = protected
 
     def replace_config(self, config: SubsystemConfig) -> None:
-        """A namespace that was removed, or is another one now, starts without protection."""
-        for nsid in list(self.protection):
+        """Takes over a new configuration; a namespace that was removed, or is another one now, starts afresh."""
+        for nsid, protected in list(self._protection.items()):
             old, new = self.config.namespaces.get(nsid), config.namespaces.get(nsid)
-            if old is None or new is None or (old.bdev_name, old.uuid) != (new.bdev_name, new.uuid):
-                del self.protection[nsid]
+            same = old is not None and new is not None and (old.bdev_name, old.uuid) == (new.bdev_name, new.uuid)
+            if not same or (new is not None and new.write_protected == protected):
+                del self._protection[nsid]
         self.config = config

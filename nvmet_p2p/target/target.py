@@ -74,7 +74,8 @@ class Target:
 
     ``io_activity`` gives the number of I/O commands that a controller's queues have received so far (TBKAS).
     ``io_counters`` gives a back end's counters by name, or ``None``. ``on_deadline``, if set, is called when
-    ``next_timer`` has come nearer.
+    ``next_timer`` has come nearer. ``on_protect``, if set, is called when a host has set the write protection of a
+    namespace (subnqn, nsid, state), for the configuration to keep it (``NamespaceConfig.write_protected``).
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Target:
         self.bdevs: dict[str, BdevFacts] = {}
         self.genctr = 0
         self.on_deadline: Callable[[], None] | None = None
+        self.on_protect: Callable[[str, int, bool], None] | None = None
         self.io_activity = io_activity
         self.io_counters = io_counters
         self.emit = on_effect
@@ -295,11 +297,15 @@ class Target:
                 for controller in list(subsystem.controllers.values()):
                     controller.refresh()
 
-    def protect_namespace(self, subsystem: Subsystem, nsid: int, state: int) -> None:
-        """Feature 84h was set: it holds for every controller of the subsystem."""
-        subsystem.set_protection(nsid, state)
+    def protect_namespace(self, subsystem: Subsystem, nsid: int, protected: bool) -> None:
+        """Feature 84h was set: it holds for every controller of the subsystem, and is to be made durable."""
+        if subsystem.is_protected(nsid) == protected:
+            return
+        subsystem.protect(nsid, protected)
         for controller in list(subsystem.controllers.values()):
             controller.refresh()
+        if self.on_protect is not None:
+            self.on_protect(subsystem.nqn, nsid, protected)
 
     def apply(self, config: TargetConfig, now: float) -> None:
         """Becomes the configuration. Controllers that may no longer be end; the others and their hosts learn of it."""
