@@ -29,6 +29,8 @@ class Segments:
 
     def read(self, offset: int, length: int) -> bytes:
         """``length`` bytes from ``offset``; beyond the end there are zeros."""
+        if offset >= self.size:
+            return bytes(length)
         out = bytearray()
         end = min(offset + length, self.size)
         index = max(bisect_right(self._starts, offset) - 1, 0)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import pytest
 
-from nvmet_p2p.target import log_pages
 from nvmet_p2p.target.log_pages import LOG_PAGES
 from nvmet_p2p.target.pages import Segments
 from nvmet_p2p.wire.logpages import (
@@ -24,9 +23,20 @@ from nvmet_p2p.wire.logpages import (
 )
 from nvmet_p2p.wire.spec import NSID_ALL, ControllerType, Status
 from nvmet_p2p.wire.sqe import Sqe
+from nvmet_p2p.wire.views import GetLogPageCommand
 from tests.unit.target.harness import NQN, Host, World, config, facts, namespace, subsystem
 
-SIZES = {0x00: 1024, 0x01: 8192, 0x02: 512, 0x03: 512, 0x04: 4096, 0x05: 4096, 0x0C: 120, 0x12: 1024, 0x13: 4096}
+SIZES = {
+    0x00: 1024,
+    0x01: 8192,
+    0x02: 512,
+    0x03: 512,
+    0x04: 4096,
+    0x05: 4096,
+    0x0C: 16 + 32 + 8 + 32 + 4,
+    0x12: 1024,
+    0x13: 4096,
+}
 
 
 def ana_world() -> World:
@@ -45,7 +55,7 @@ def test_every_page_is_tested() -> None:
 @pytest.mark.parametrize("lid", SIZES)
 def test_offsets_and_lengths(host: Host, lid: int) -> None:
     size = SIZES[lid]
-    page = LOG_PAGES[lid].build(host.controller, log_pages.GetLogPageCommand(lid=lid))
+    page = LOG_PAGES[lid].build(host.controller, GetLogPageCommand(lid=lid))
     assert page.size == size
     whole = host.log(lid, size, rae=True).data
     assert len(whole) == size
@@ -97,7 +107,8 @@ def test_every_lid() -> None:
 def test_errors(host: Host) -> None:
     host.identify(0xFF)
     host.log(0x77, 64)
-    first, second = (ErrorInformationEntry.parse(host.log(1, 128).data[at:]) for at in (0, 64))
+    data = host.log(1, 128).data
+    first, second = (ErrorInformationEntry.parse(data[at:]) for at in (0, 64))
     assert (first.error_count, first.sqid, first.cid, first.status, first.opc) == (2, 0, host.cid - 1, 0x109, 2)
     assert (second.error_count, second.status, second.error_location, second.opc) == (1, 0x002, 40, 6)
 
