@@ -26,6 +26,10 @@ def daemon(engine: str) -> Iterator[Daemon]:
     with Daemon(engine=engine) as running:
         running.transport()
         yield running
+        assert running.process is not None
+        assert running.process.poll() is None, f"the daemon died:\n{running.log_text()}"
+        assert running.stop() == 0
+        assert "Traceback" not in running.log.read_text(errors="replace"), running.log_text()
 
 
 @pytest.fixture

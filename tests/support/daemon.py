@@ -89,6 +89,7 @@ class Daemon:
         self.nofile = nofile
         self.process: subprocess.Popen[bytes] | None = None
         self._client: Any = None
+        self._trees: list[Tree] = []
 
     def __enter__(self) -> Daemon:
         self.start()
@@ -166,7 +167,9 @@ class Daemon:
         return self.start()
 
     def close(self) -> None:
-        """Ends the process, whatever state it is in, and removes its directory."""
+        """Closes the hosts of its subsystems, ends the process in whatever state it is, and removes its directory."""
+        for tree in self._trees:
+            tree.close_hosts()
         self.drop_client()
         try:
             if self.process is not None and self.process.poll() is None:
@@ -257,6 +260,7 @@ class Daemon:
         tree = Tree(self, f"nqn.2026-01.org.example:s{number}", ("127.0.0.1", free_port()))
         listen = bool(options.pop("listen", True))
         options = {"allow_any_host": True, "serial_number": f"SN{number:05}", "max_namespaces": 32} | options
+        self._trees.append(tree)
         self.rpc("nvmf_create_subsystem", nqn=tree.nqn, **options)
         for ns in namespaces:
             tree.add(ns)
