@@ -88,6 +88,9 @@ class Fabric:
     def queue_icd_max(self, address: ListenAddress) -> int:
         return self.target.transport(address.trtype).in_capsule_data_size
 
+    def queue_c2h_success(self, address: ListenAddress) -> bool:
+        return self.target.transport(address.trtype).c2h_success
+
     def session_connected(self, session: Session) -> None:
         self._unconnected.pop(session, None)
         controller = session.queue.controller

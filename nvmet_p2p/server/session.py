@@ -60,6 +60,10 @@ class SessionHost(Protocol):
         """In-capsule data size of an I/O queue on this listener, bytes."""
         ...
 
+    def queue_c2h_success(self, address: ListenAddress) -> bool:
+        """Whether C2HData may carry SUCCESS on this listener."""
+        ...
+
     def session_connected(self, session: Session) -> None:
         """The session now carries the admin queue of ``session.queue.controller``."""
         ...
@@ -237,6 +241,7 @@ class Session:
                 sock=self._sock,
                 params=self._conn.params,
                 response=b"".join(self._conn.data_to_send()),
+                c2h_success=self._host.queue_c2h_success(self.address),
                 peer=self.name,
             )
             self.connected = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from typing import Annotated, Any, Final
 
@@ -89,6 +90,7 @@ async def get_status(context: Context, _: NoParams) -> dict[str, Any]:
         "controllers": len(context.controllers()),
         "io_queues": stats.current_io_qpairs,
         "unconnected_peers": stats.current_unassociated_qpairs,
+        "tasks": len(asyncio.all_tasks()),
         "bdevs": len(config.bdevs),
         "absent_bdevs": [name for name in config.bdevs if name not in context.bdev_facts],
     }
