@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * engine.h: the border inside the data plane. Above it the control thread (main.c, channel.c, rpc*.c): the capsule
+ * channel and JSON-RPC, no I/O. Below it the reactors (reactor.c, qpair_tcp.c, io.c, copy.c, bdev_*.c, staging*.c).
+ *
+ * Every function here is called on the control thread. One that takes a callback returns at once and calls it later
+ * on the control thread (through engine_options.post), exactly once. Errors are negated errno values; `err`, where
+ * there is one, receives a message for the operator. Strings given in are copied.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#define DP_NAME_MAX 255      /* bytes of a bdev's name */
+#define DP_ERR_MAX 256       /* bytes of an error message, terminating zero included */
+#define DP_NS_PER_CTRLR 1024 /* namespaces that a controller can see */
+
+typedef void (*dp_done_fn)(void *arg, int rc);
+typedef void (*dp_post_fn)(void (*fn)(void *arg), void *arg); /* runs fn(arg) on the control thread; any thread */
+
+struct dp_queue_key {
+	uint64_t ctrlr; /* ControllerKey of the control plane */
+	uint16_t qid;
+};
+
+/* -- life ---------------------------------------------------------------------------------------------------------- */
+
+struct dp_bdev_facts {
+	uint32_t block_size;
+	uint64_t num_blocks;
+	bool readonly, write_cache, unmap, write_zeroes;
+	uint32_t physical_block_size;
+};
+
+struct dp_events {
+	/* An I/O queue ended by itself (peer gone, protocol error). Not for queues that were closed from here. */
+	void (*queue_closed)(struct dp_queue_key key, const char *reason);
+	/* A capsule that the engine does not decide: answer with dp_upcall_complete(token, ...), exactly once. */
+	void (*upcall)(struct dp_queue_key key, uint64_t token, const uint8_t sqe[64], const void *data, size_t len);
+	/* A back end changed its size or was lost (facts NULL). */
+	void (*bdev_changed)(const char *name, const struct dp_bdev_facts *facts);
+};
+
+struct dp_options {
+	const char *cpumask;       /* as SPDK's -m: "0x3", "[0,2-3]"; NULL: one reactor on any CPU */
+	uint32_t spin_us;          /* how long a reactor spins after work before it sleeps; 0: never */
+	uint64_t pool_bytes;       /* host staging memory for all reactors together */
+	bool hugepages;            /* try them */
+	dp_post_fn post;
+	const struct dp_events *events;
+	volatile uint64_t *activity; /* shared with the control plane: commands received, one slot a queue (dp_queue.slot) */
+	uint32_t activity_slots;
+};
+
+int dp_start(const struct dp_options *options, char err[DP_ERR_MAX]);
+void dp_stop(dp_done_fn done, void *arg); /* ends every queue, drains every back end, joins the reactors */
+
+/* What the kernel offers and what is in use, for p2p_get_info; a JSON object as text, to be freed by the caller. */
+char *dp_describe(void);
+
+/* -- back ends ----------------------------------------------------------------------------------------------------- */
+
+enum dp_bdev_kind { DP_BDEV_MALLOC, DP_BDEV_NULL, DP_BDEV_URING, DP_BDEV_DELAY, DP_BDEV_ERROR };
+
+struct dp_bdev_config {
+	enum dp_bdev_kind kind;
+	const char *name;
+	const char *uuid;
+	uint32_t block_size;          /* bytes; 0: the device's own (uring) */
+	uint32_t physical_block_size; /* bytes, 0: as block_size */
+	uint64_t num_blocks;          /* malloc, null */
+	const char *filename;         /* uring */
+	bool readonly;
+	bool direct;                  /* O_DIRECT where the file system can */
+	bool fallocate;               /* unmap by hole punching on regular files */
+	const char *base;             /* delay, error: the bdev below */
+	uint64_t delay_us[4];         /* delay: average read, p99 read, average write, p99 write */
+};
+
+int dp_bdev_create(const struct dp_bdev_config *config, struct dp_bdev_facts *facts, char err[DP_ERR_MAX]);
+/* Waits for the I/O in flight on it. -ENODEV. The caller has taken it out of every view, or its I/O fails. */
+int dp_bdev_delete(const char *name, dp_done_fn done, void *arg);
+/* num_blocks 0: read the size of the file or device again. */
+int dp_bdev_resize(const char *name, uint64_t num_blocks, struct dp_bdev_facts *facts, char err[DP_ERR_MAX]);
+
+struct dp_iostat {
+	uint64_t bytes_read, num_read_ops, bytes_written, num_write_ops, bytes_unmapped, num_unmap_ops, bytes_copied,
+		num_copy_ops, read_latency_ns, write_latency_ns, unmap_latency_ns, copy_latency_ns;
+	uint64_t errors[8]; /* by class: read, write, flush, unmap, write zeroes, compare, verify, copy */
+};
+
+int dp_bdev_iostat(const char *name, struct dp_iostat *stat); /* sums over reactors; a little stale is allowed */
+int dp_bdev_iostat_reset(const char *name);
+int dp_bdev_set_qos(const char *name, uint64_t rw_ios_per_sec, uint64_t rw_mbytes_per_sec, uint64_t r_mbytes_per_sec,
+		    uint64_t w_mbytes_per_sec, char err[DP_ERR_MAX]); /* 0: no limit */
+int dp_bdev_histogram_enable(const char *name, bool enable);
+/* SPDK's histogram: buckets of 2^bucket_shift sub-buckets for each power of two of nanoseconds. Caller frees. */
+int dp_bdev_histogram_get(const char *name, uint64_t **buckets, size_t *count, unsigned *bucket_shift);
+/* error bdev: type "read|write|flush|unmap|all", how "failure|pending|corrupt_data|nomem", num times (0: stop). */
+int dp_bdev_error_inject(const char *name, const char *io_type, const char *error_type, uint32_t num,
+			 uint32_t corrupt_offset, uint8_t corrupt_value);
+int dp_bdev_delay_update(const char *name, const char *latency_type, uint64_t us);
+
+/* -- controllers --------------------------------------------------------------------------------------------------- */
+
+struct dp_ns_view {
+	uint32_t nsid;
+	const char *bdev;
+	uint32_t anagrpid;
+	uint8_t ana_state; /* 1 optimized, 2 non-optimized, 3 inaccessible, 4 persistent loss, 15 change */
+	bool write_protected;
+};
+
+struct dp_ctrlr_view {
+	uint64_t key;
+	uint32_t mdts_bytes;
+	uint32_t copy_formats; /* bit mask of Copy descriptor formats that the host may use */
+	uint32_t num_ns;
+	const struct dp_ns_view *ns;
+};
+
+/* New or replaced as a whole; done when no command runs any more on a namespace that the old view had and the new lacks. */
+int dp_ctrlr_set(const struct dp_ctrlr_view *view, dp_done_fn done, void *arg);
+/* Closes its queues and forgets it; done when none of its commands is in flight. Unknown: done(0). */
+void dp_ctrlr_remove(uint64_t key, dp_done_fn done, void *arg);
+
+/* -- queues -------------------------------------------------------------------------------------------------------- */
+
+struct dp_queue {
+	struct dp_queue_key key;
+	int fd;               /* connected stream socket; owned by the engine from a successful call on */
+	uint16_t sqsize;      /* 0's based */
+	uint16_t sqhd;
+	bool sq_flow_control; /* off: SQHD is FFFFh in every CQE */
+	bool c2h_success;
+	bool hdgst, ddgst;
+	uint8_t hpda, cpda;   /* dwords, 0's based */
+	uint32_t maxr2t;      /* 0's based, a command */
+	uint32_t maxh2cdata;  /* bytes */
+	uint32_t icd_max;     /* bytes of in-capsule data */
+	uint32_t slot;        /* in dp_options.activity */
+	const void *response; /* the Connect response PDU, sent first */
+	size_t response_len;
+	const char *peer;
+};
+
+int dp_queue_adopt(const struct dp_queue *queue, char err[DP_ERR_MAX]);
+/* qid 0: all of the controller's. done when no command of them is in flight; sockets are closed then. */
+void dp_queue_close(struct dp_queue_key key, dp_done_fn done, void *arg);
+/* done(1): the command was found and completed Command Abort Requested; done(0): not found or too late. */
+void dp_queue_abort(struct dp_queue_key key, uint16_t cid, dp_done_fn done, void *arg);
+/* status as sct << 8 | sc; with close the queue ends once the response is sent (Disconnect). */
+void dp_upcall_complete(uint64_t token, uint16_t status, bool dnr, uint32_t dw0, bool close);
+
+struct dp_queue_stat {
+	struct dp_queue_key key;
+	unsigned reactor;
+	uint64_t commands, bytes_in, bytes_out;
+	uint32_t outstanding;
+	char peer[64];
+};
+
+/* A snapshot of all queues; caller frees. Returns the number. */
+size_t dp_queue_stats(struct dp_queue_stat **stats);
+
+struct dp_reactor_stat {
+	unsigned id;
+	int cpu;
+	uint64_t busy_ns, idle_ns, wakeups, syscalls, commands, pool_free_bytes, pool_waits;
+	uint32_t queues;
+};
+
+size_t dp_reactor_stats(struct dp_reactor_stat **stats);
