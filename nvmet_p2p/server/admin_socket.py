@@ -70,8 +70,10 @@ class AdminServer:
 
     async def stop(self) -> None:
         """Removes the socket and ends every connection, after the change, if any, that is being carried out."""
-        if self._server is not None:
-            self._server.close()
+        if self._server is None:
+            return
+        self._server.close()
+        self._server = None
         with contextlib.suppress(OSError):
             found = os.stat(self._path)
             if (found.st_dev, found.st_ino) == self._inode:
