@@ -21,7 +21,7 @@ from tests.unit.server.fake_context import Api
 
 SPDK: dict[str, Any] = json.loads((Path(__file__).parent / "data/spdk_methods.json").read_text())
 SPDK_METHODS = [method for method in METHODS.values() if method.spdk]
-OBJECTS = {
+OBJECTS: dict[str, type[msgspec.Struct]] = {
     "nvmf_listen_address": ListenAddressParams,
     "nvmf_namespace": NamespaceParams,
     "nvmf_admin_cmd_passthru": AdminPassthru,
