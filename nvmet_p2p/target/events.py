@@ -1,8 +1,9 @@
 """Asynchronous events of one controller (NVMe base 5.1.2).
 
 An event is reported once and then masked until the host clears it, by reading the log page that belongs to it without
-Retain Asynchronous Event. Masking is per event, not per event type, for notices: a namespace change does not keep an
-ANA change away (nvmet and SPDK do the same). An event that cannot be delivered for want of a request is kept, once.
+Retain Asynchronous Event. The specification masks the whole event type; here, as with nvmet and SPDK, each event is
+masked by itself. Otherwise a host whose rescan after a namespace change waits for a path could not be told of the ANA
+change that gives it one. An event that cannot be delivered for want of a request is kept, once.
 """
 
 from __future__ import annotations
