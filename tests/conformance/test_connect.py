@@ -36,6 +36,13 @@ def test_sqhd_counts_from_connect(tree: Tree) -> None:
     assert [(b - a) % 32 for a, b in itertools.pairwise(heads)] == [1] * 40
 
 
+def test_sqhd_of_an_io_queue_counts_from_its_connect(host: Host) -> None:
+    queue = host.open()
+    heads = [queue.connect(host.subnqn, cntlid=host.cntlid, qid=1, sqsize=3).sqhd]
+    heads += [queue.read(0, 1, 512).sqhd for _ in range(10)]
+    assert [(b - a) % 4 for a, b in itertools.pairwise(heads)] == [1] * 10
+
+
 def test_two_hosts_get_two_controllers(tree: Tree) -> None:
     assert tree.host().connect().cntlid != tree.host().connect().cntlid
 
