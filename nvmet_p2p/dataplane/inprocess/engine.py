@@ -47,8 +47,11 @@ class InProcessDataPlane:
         """Ends every queue, then closes every back end."""
         await self._close_queues(list(self._queues.values()))
         self._controllers.clear()
-        for name in list(self._backends):
-            await self.bdev_delete(name)
+        for name, backend in list(self._backends.items()):
+            if backend.closing:
+                await backend.users.drained()  # a bdev_delete is at work on it
+            else:
+                await self.bdev_delete(name)
 
     # -- back ends
 
@@ -125,7 +128,10 @@ class InProcessDataPlane:
         address = (handoff.key, handoff.qid)
         if address in self._queues:
             raise OperatorError(-errno.EEXIST, f"I/O queue {handoff.qid} of controller {handoff.key} exists already")
-        self._queues[address] = IoQueue(handoff, controller, self._buffer, self._queue_ended)
+        try:
+            self._queues[address] = IoQueue(handoff, controller, self._buffer, self._queue_ended)
+        except OSError as error:
+            raise _operator_error(error, f"I/O queue {handoff.qid} of controller {handoff.key}") from error
 
     def _queue_ended(self, queue: IoQueue, reason: str) -> None:
         self._forget(queue)

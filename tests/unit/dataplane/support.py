@@ -76,7 +76,7 @@ class Gate(Bdev):
         self.facts = inner.facts
         self._inner = inner
         self.calls: list[str] = []
-        self.fail: dict[str, OSError] = {}
+        self.fail: dict[str, Exception] = {}
         self.open = asyncio.Event()
         self.open.set()
         self.waiting = 0

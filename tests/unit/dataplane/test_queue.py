@@ -11,8 +11,9 @@ from dataclasses import replace
 import pytest
 
 from nvmet_p2p.dataplane.inprocess import queue_socket
+from nvmet_p2p.dataplane.inprocess.engine import InProcessDataPlane
 from nvmet_p2p.dataplane.inprocess.queue import PAYLOAD_BYTES_MIN
-from nvmet_p2p.dataplane.port import QueueHandoff
+from nvmet_p2p.dataplane.port import DataPlane, QueueHandoff
 from nvmet_p2p.errors import OperatorError
 from nvmet_p2p.protocol.events import PeerTerminated
 from nvmet_p2p.protocol.tcp_common import TcpParams
@@ -480,6 +481,57 @@ async def test_lingering_after_a_term_req_does_not_hold_up_the_control_plane() -
         await host.wait_closed()  # their half is closed, ours stays open
         await it.engine.queue_close(KEY, 1)
         assert it.engine.queues() == []
+
+
+async def test_a_mistake_of_ours_ends_the_queue_instead_of_leaving_the_host_to_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gates = use_gates(monkeypatch)
+    async with rig() as it:
+        host = await it.queue()
+        told: list[dict[str, object]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context))
+        gates["m0"].fail["read"] = RuntimeError("a bug")
+        host.submit(rw(R, 0, 1), read_len=512)
+        await host.flush()
+        await host.wait_closed()
+        await until(lambda: bool(it.events.closed))
+        assert it.events.closed == [(KEY, 1, "internal error")]
+        assert str(told[0]["exception"]) == "a bug"
+        await it.engine.bdev_delete("m0")  # nothing is counted as in flight any more
+
+
+def test_is_a_data_plane() -> None:
+    plane: DataPlane = InProcessDataPlane()
+    assert plane.slow
+
+
+async def test_a_socket_that_is_gone_already_is_refused() -> None:
+    async with rig() as it:
+        sock = socket.socket()
+        handoff = QueueHandoff(
+            key=KEY, qid=1, sqsize=7, sq_flow_control=True, sqhd=0, sock=sock, params=TcpParams(), response=b""
+        )
+        sock.close()
+        with pytest.raises(OperatorError):
+            await it.engine.queue_adopt(handoff)
+        assert it.engine.queues() == []
+
+
+async def test_stop_beside_a_delete(monkeypatch: pytest.MonkeyPatch) -> None:
+    gates = use_gates(monkeypatch)
+    async with rig() as it:
+        host = await it.queue()
+        gates["m0"].hold()
+        host.submit(rw(W, 0, 1), data=bytes(512))
+        await host.flush()
+        await gates["m0"].arrived.wait()
+        deletion = asyncio.ensure_future(it.engine.bdev_delete("m0"))
+        stopping = asyncio.ensure_future(it.engine.stop())
+        await asyncio.sleep(0)
+        gates["m0"].open.set()
+        await asyncio.gather(deletion, stopping)
+        assert gates["m0"].closed
 
 
 async def test_adoption_is_refused() -> None:
