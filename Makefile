@@ -18,7 +18,7 @@ ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
 VENV_OPTIONS := --clear
 endif
 
-.PHONY: help setup run test unit conformance lab lab-shell bench lint fmt docs lock clean distclean packages lab-packages
+.PHONY: help setup run test unit conformance lab lab-shell bench lint fmt docs coverage lock clean distclean packages lab-packages
 .DEFAULT_GOAL := help
 
 help:
@@ -55,6 +55,10 @@ fmt: packages $(STAMP) ## put the Python files into the project's format
 
 docs: packages $(STAMP) ## write the generated pages of docs/ again
 	@set -e; for generator in tests/tools/gen_*.py; do [ ! -e "$$generator" ] || $(BIN)/python "$$generator"; done
+
+coverage: packages $(STAMP) ## record which conformance test sends what, and write docs/coverage.md again
+	@NVMET_P2P_COVERAGE=docs/coverage.json $(BIN)/pytest -q -m 'not slow' tests/conformance
+	@$(BIN)/python tests/tools/gen_coverage.py
 
 lock: $(STAMP) ## take the newest compatible packages and write requirements.txt
 	@deploy/lock.sh $(BIN)

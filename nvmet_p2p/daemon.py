@@ -20,7 +20,7 @@ from nvmet_p2p.clock import Clock, SystemClock
 from nvmet_p2p.config import Settings
 from nvmet_p2p.dataplane.inprocess.engine import InProcessDataPlane
 from nvmet_p2p.dataplane.port import DataPlane
-from nvmet_p2p.errors import OperatorError, StateError
+from nvmet_p2p.errors import NvmeStatusError, OperatorError, StateError
 from nvmet_p2p.observe import log as logs
 from nvmet_p2p.observe import metrics, sd_notify
 from nvmet_p2p.server.admin_socket import AdminServer
@@ -31,7 +31,9 @@ from nvmet_p2p.server.methods import METHODS
 from nvmet_p2p.state import reconcile
 from nvmet_p2p.state.store import FileStore, StateStore
 from nvmet_p2p.target.config import BdevConfig, BdevFacts, ListenAddress, TargetConfig
+from nvmet_p2p.target.features import Done
 from nvmet_p2p.target.target import ControllerInfo as TargetControllerInfo
+from nvmet_p2p.wire.spec import Status
 
 log = structlog.get_logger()
 
@@ -55,6 +57,8 @@ class Daemon:
         self._retrying: asyncio.Task[None] | None = None
         self.fabric = Fabric(settings, self.clock, dataplane, self._config)
         self.target = self.fabric.target
+        self.target.on_protect = self._protect
+        self._protecting: set[asyncio.Task[None]] = set()
 
     # -- what the admin methods use ----------------------------------------------------------------------------------
 
@@ -152,6 +156,7 @@ class Daemon:
 
     async def _commit(self, new: TargetConfig) -> None:
         async with self._committing:
+            new = reconcile.keep_protection(self._config, new)
             plan = reconcile.plan(self._config, new)
             async with contextlib.AsyncExitStack() as undo:
                 facts: dict[str, BdevFacts] = {}
@@ -234,6 +239,26 @@ class Daemon:
             peers_accepted=self.fabric.accepted_total,
             peers_refused=dict(self.fabric.refused),
         )
+
+    def _protect(self, subnqn: str, nsid: int, protected: bool, done: Done) -> None:
+        """A host has set feature 84h; the target shows it already."""
+        task = asyncio.create_task(self._keep_protection(subnqn, nsid, protected, done))
+        self._protecting.add(task)
+        task.add_done_callback(self._protecting.discard)
+
+    async def _keep_protection(self, subnqn: str, nsid: int, protected: bool, done: Done) -> None:
+        await self.fabric.effects.settle()  # the data plane lets no write through any more
+        async with self._committing:
+            new = reconcile.with_protection(self._config, subnqn, nsid, protected)
+            try:
+                await asyncio.to_thread(self._store.save, new)
+            except StateError as error:
+                log.error("state.not_saved", reason=str(error))
+                done(NvmeStatusError(Status.INTERNAL_ERROR, str(error), dnr=False))
+                return
+            self._config = new
+            self.target.apply(new, self.clock.monotonic())
+        done(None)
 
     # -- what the data plane tells -----------------------------------------------------------------------------------
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from nvmet_p2p.target.config import BdevConfig, ListenAddress, TargetConfig
 
 
@@ -26,6 +28,27 @@ class Plan:
 def addresses(config: TargetConfig) -> dict[ListenAddress, None]:
     """All addresses that the configuration listens on, each once, in the order of the subsystems."""
     return {listener.address: None for subsystem in config.subsystems.values() for listener in subsystem.listeners}
+
+
+def with_protection(config: TargetConfig, subnqn: str, nsid: int, protected: bool) -> TargetConfig:
+    """``config`` with feature 84h of one namespace set; unchanged if there is no such namespace."""
+    subsystem = config.subsystems.get(subnqn)
+    if subsystem is None or nsid not in subsystem.namespaces:
+        return config
+    namespace = replace(subsystem.namespaces[nsid], write_protected=protected)
+    changed = replace(subsystem, namespaces={**subsystem.namespaces, nsid: namespace})
+    return replace(config, subsystems={**config.subsystems, subnqn: changed})
+
+
+def keep_protection(old: TargetConfig, new: TargetConfig) -> TargetConfig:
+    """``new`` with the write protection that hosts have set meanwhile: it is theirs, no admin call changes it."""
+    for subnqn, subsystem in new.subsystems.items():
+        before = old.subsystems.get(subnqn)
+        for nsid, namespace in subsystem.namespaces.items():
+            was = before.namespaces.get(nsid) if before is not None else None
+            if was is not None and was.uuid == namespace.uuid and was.write_protected != namespace.write_protected:
+                new = with_protection(new, subnqn, nsid, was.write_protected)
+    return new
 
 
 def plan(old: TargetConfig, new: TargetConfig) -> Plan:

@@ -44,7 +44,9 @@ SENSOR_ALL: Final = 0xF
 Getter = Callable[["Controller", Sqe, bool], Result]
 """(controller, command, give the default instead of the current value)."""
 
-Setter = Callable[["Controller", Sqe, bytes, float], Result]
+Done = Callable[[NvmeStatusError | None], None]
+Later = Callable[[Done], None]  # begins the rest of the work and calls back once, with what went wrong or None
+Setter = Callable[["Controller", Sqe, bytes, float], Result | Later]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ _POWER = _plain(FeatureId.POWER_MANAGEMENT, 0, 0xE0)
 _ATOMICITY = _plain(FeatureId.WRITE_ATOMICITY, 0, 0x1)
 
 
-def _set_power(controller: Controller, sqe: Sqe, data: bytes, now: float) -> Result:
+def _set_power(controller: Controller, sqe: Sqe, data: bytes, now: float) -> Result | Later:
     if wire.PowerManagement.of(sqe.cdw11).ps != 0:
         raise invalid_field(LOC_CDW11, "NPSS is 0: there is one power state")
     return _POWER[1](controller, sqe, data, now)
@@ -267,7 +269,8 @@ def _get_protection(controller: Controller, sqe: Sqe, want_default: bool) -> Res
     return Result(dw0=WriteProtectState.NONE if want_default else state)
 
 
-def _set_protection(controller: Controller, sqe: Sqe, _data: bytes, _now: float) -> Result:
+def _set_protection(controller: Controller, sqe: Sqe, _data: bytes, _now: float) -> Later:
+    """Completes when no write can pass any more and the state is on disk: it outlives power cycles (8.1.16)."""
     nsid = _feature_nsid(controller, sqe)
     state = wire.NamespaceWriteProtection.of(sqe.cdw11).wps
     if state not in (WriteProtectState.NONE, WriteProtectState.WRITE_PROTECT):
@@ -275,8 +278,8 @@ def _set_protection(controller: Controller, sqe: Sqe, _data: bytes, _now: float)
     facts = controller.namespaces[nsid].facts
     if facts is not None and facts.readonly and state == WriteProtectState.NONE:
         raise NvmeStatusError(Status.FEATURE_NOT_CHANGEABLE, "the back end is read only", error_loc=LOC_CDW11)
-    controller.target.protect_namespace(controller.subsystem, nsid, state == WriteProtectState.WRITE_PROTECT)
-    return Result()
+    protected = state == WriteProtectState.WRITE_PROTECT
+    return lambda done: controller.target.protect_namespace(controller.subsystem, nsid, protected, done)
 
 
 FEATURES: Final[dict[int, Feature]] = {
@@ -399,9 +402,13 @@ def set_transfer(controller: Controller, sqe: Sqe) -> Transfer:
     return from_host(row.set_bytes)
 
 
-def set_features(controller: Controller, request: Request, data: bytes, now: float) -> Result:
+def set_features(controller: Controller, request: Request, data: bytes, now: float) -> Result | None:
     """Set Features (5.1.25)."""
     row = _find(controller, SetFeaturesCommand.of(request.sqe).fid)
     if row.set is None:
         raise NvmeStatusError(Status.FEATURE_NOT_CHANGEABLE, f"{row.name} cannot be changed", error_loc=LOC_CDW10)
-    return row.set(controller, request.sqe, data, now)
+    outcome = row.set(controller, request.sqe, data, now)
+    if isinstance(outcome, Result):
+        return outcome
+    outcome(lambda error: request.complete(Result()) if error is None else request.fail(error))
+    return None

@@ -17,6 +17,7 @@ from nvmet_p2p.target.config import BdevFacts, ListenAddress, SubsystemConfig, T
 from nvmet_p2p.target.controller import Controller, IoQueue
 from nvmet_p2p.target.effects import CloseIoQueue, ControllerChanged, ControllerGone, ControllerKey, Effect
 from nvmet_p2p.target.events import Event
+from nvmet_p2p.target.features import Done
 from nvmet_p2p.target.queue import PeerAddress, Queue
 from nvmet_p2p.target.subsystem import Subsystem
 from nvmet_p2p.target.validate import DISCOVERY_NQN
@@ -75,7 +76,7 @@ class Target:
     ``io_activity`` gives the number of I/O commands that a controller's queues have received so far (TBKAS).
     ``io_counters`` gives a back end's counters by name, or ``None``. ``on_deadline``, if set, is called when
     ``next_timer`` has come nearer. ``on_protect``, if set, is called when a host has set the write protection of a
-    namespace (subnqn, nsid, state), for the configuration to keep it (``NamespaceConfig.write_protected``).
+    namespace (subnqn, nsid, state, done), for the configuration to keep it (``NamespaceConfig.write_protected``).
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class Target:
         self.bdevs: dict[str, BdevFacts] = {}
         self.genctr = 0
         self.on_deadline: Callable[[], None] | None = None
-        self.on_protect: Callable[[str, int, bool], None] | None = None
+        self.on_protect: Callable[[str, int, bool, Done], None] | None = None
         self.io_activity = io_activity
         self.io_counters = io_counters
         self.emit = on_effect
@@ -297,15 +298,18 @@ class Target:
                 for controller in list(subsystem.controllers.values()):
                     controller.refresh()
 
-    def protect_namespace(self, subsystem: Subsystem, nsid: int, protected: bool) -> None:
-        """Feature 84h was set: it holds for every controller of the subsystem, and is to be made durable."""
+    def protect_namespace(self, subsystem: Subsystem, nsid: int, protected: bool, done: Done) -> None:
+        """Feature 84h was set: it holds for every controller of the subsystem. ``done`` when it is durable."""
         if subsystem.is_protected(nsid) == protected:
+            done(None)
             return
         subsystem.protect(nsid, protected)
         for controller in list(subsystem.controllers.values()):
             controller.refresh()
-        if self.on_protect is not None:
-            self.on_protect(subsystem.nqn, nsid, protected)
+        if self.on_protect is None:
+            done(None)
+        else:
+            self.on_protect(subsystem.nqn, nsid, protected, done)
 
     def apply(self, config: TargetConfig, now: float) -> None:
         """Becomes the configuration. Controllers that may no longer be end; the others and their hosts learn of it."""

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.support import coverage
 from tests.support.daemon import Daemon, Ns, Tree
 from tests.support.initiator import Host, Queue
 
 ENGINES = ("inprocess",)  # the C engine joins here; both must pass all of it
 MakeDaemon = Callable[..., Daemon]
 MakeTree = Callable[..., Tree]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What is sent from now on is put down to this test."""
+    coverage.enter(f"{item.path.stem}::{getattr(item, 'originalname', None) or item.name}")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Leaves the record for docs/coverage.md where NVMET_P2P_COVERAGE says."""
+    where = os.environ.get("NVMET_P2P_COVERAGE")
+    if where and not session.testsfailed:
+        coverage.save(Path(where))
 
 
 @pytest.fixture(scope="session", params=ENGINES)

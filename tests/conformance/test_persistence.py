@@ -314,3 +314,20 @@ def test_killed_under_load(make_daemon: MakeDaemon) -> None:
             got = check.read(lba, 1, 512).data
             assert got in (block(value), block(model.get(lba, 0)))
             model[lba] = int.from_bytes(got[:4], "little")
+
+
+def test_write_protection_outlives_the_daemon(make_daemon: MakeDaemon) -> None:
+    """Feature 84h is set by a host, not by an operator; once answered it holds after ``kill -9`` (Base 8.1.16)."""
+    daemon = make_daemon()
+    tree = daemon.subsystem(Ns("aio"), Ns())
+    host = tree.started()
+    assert host.admin.set_features(0x84, 1, nsid=1).status == nvme.OK
+    assert host.io().write(0, 1, block(1)).status == nvme.NS_WRITE_PROTECTED
+    host.close()
+    tree.rpc("nvmf_subsystem_remove_ns", nsid=2)  # a change of the operator's afterwards does not undo it
+    daemon.restart(kill=True)
+    with tree.started() as again:
+        assert again.admin.get_features(0x84, nsid=1).dw0 == 1
+        assert again.io().write(0, 1, block(1)).status == nvme.NS_WRITE_PROTECTED
+        assert again.admin.set_features(0x84, 0, nsid=1).status == nvme.OK
+        assert again.io(2).write(0, 1, block(1)).status == nvme.OK

@@ -31,6 +31,21 @@ def test_cc_reads_back(admin: Queue) -> None:
     assert admin.property_get(nvme.CC) == nvme.CC_ENABLE
 
 
+def test_no_subsystem_reset(admin: Queue) -> None:
+    """CAP.NSSRS is 0: NSSR reads as 0 and takes no write (Base 3.1.4.7)."""
+    assert admin.property_get(nvme.CAP) >> 36 & 1 == 0
+    assert admin.property_get(nvme.NSSR) == 0
+    assert admin.property_set(nvme.NSSR, 0x4E564D65).status == nvme.INVALID_FIELD
+    assert admin.property_get(nvme.CSTS) & 1 == 1
+
+
+def test_ready_timeout_is_that_of_cap(admin: Queue) -> None:
+    """CRTO.CRWMT is no shorter than what CAP.TO can say of it (Base 3.1.4.23)."""
+    crto = admin.property_get(nvme.CRTO)
+    timeout = admin.property_get(nvme.CAP) >> 24 & 0xFF
+    assert crto & 0xFFFF == timeout or timeout == 0xFF
+
+
 @pytest.mark.parametrize(
     "sqe",
     [

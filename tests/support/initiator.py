@@ -10,7 +10,7 @@ import struct
 from dataclasses import dataclass, field
 from types import TracebackType
 
-from tests.support import nvme
+from tests.support import coverage, nvme
 from tests.support.conn import TIMEOUT_S, Address, IcResp, Pdu, RawConn
 from tests.support.nvme import Cqe
 
@@ -97,6 +97,7 @@ class Queue:
         assert cid not in self._pending, f"CID {cid} is in flight (an error of the test)"
         self._pending[cid] = _Pending(b"" if capsule_data else out, expect)
         self.completed.pop(cid, None)
+        coverage.record(sqe, self.qid)
         self.conn.send(self.conn.capsule(sqe, capsule_data))
         return cid
 

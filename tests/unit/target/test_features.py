@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from nvmet_p2p.errors import NvmeStatusError
 from nvmet_p2p.target.effects import ControllerChanged
-from nvmet_p2p.target.features import FEATURES
+from nvmet_p2p.target.features import FEATURES, Done
 from nvmet_p2p.wire.features import HostBehaviorSupport
 from nvmet_p2p.wire.identify import IdentifyNamespace
 from nvmet_p2p.wire.spec import NSID_ALL, ControllerType, Status
@@ -176,7 +177,12 @@ def test_host_identifier(host: Host) -> None:
 def test_write_protection_holds_for_every_host() -> None:
     world = World()
     told: list[tuple[str, int, bool]] = []
-    world.target.on_protect = lambda nqn, nsid, state: told.append((nqn, nsid, state))
+
+    def keep(nqn: str, nsid: int, state: bool, done: Done) -> None:
+        told.append((nqn, nsid, state))
+        done(None)
+
+    world.target.on_protect = keep
     alice, bob = world.started(hostnqn=ALICE), world.started(hostnqn=BOB)
     bob.set_feature(0x0B, 1 << 8)
     bob.aer(9)
@@ -192,6 +198,19 @@ def test_write_protection_holds_for_every_host() -> None:
     assert alice.set_feature(0x84, 0, nsid=1).ok
     assert not bob.controller.view.namespaces[1].write_protected
     assert told[1:] == [(alice.controller.subnqn, 1, False)]
+
+
+def test_write_protection_completes_when_it_is_durable() -> None:
+    world = World()
+    waiting: list[Done] = []
+    world.target.on_protect = lambda _nqn, _nsid, _state, done: waiting.append(done)
+    host = world.started()
+    request = host.submit(Sqe(opc=9, cid=77, nsid=1, cdw10=0x84, cdw11=1))
+    assert host.controller.view.namespaces[1].write_protected, "no write passes any more"
+    assert not request.done
+    waiting.pop()(NvmeStatusError(Status.INTERNAL_ERROR, "the disk is full"))
+    assert request.done
+    assert host.done[-1].cqe.status == Status.INTERNAL_ERROR
 
 
 def test_write_protection_of_the_configuration_and_of_a_new_namespace() -> None:
