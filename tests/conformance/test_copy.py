@@ -181,6 +181,25 @@ def test_overlap(io: Queue) -> None:
         assert io.read(4, 8, 4096).data == data
 
 
+def test_neighbours_do_not_overlap(host: Host, io: Queue) -> None:
+    """A source that ends where the destination begins, and one that begins where it ends."""
+    enable_cross(host)
+    data = fill(io, 8, 8)
+    for fmt in (0, 2):
+        for to in (0, 16):
+            assert copy(io, to, descriptor(fmt, 8, 8, snsid=1), fmt=fmt).status == nvme.OK
+            assert io.read(to, 8, 4096).data == data
+
+
+def test_enabled_formats_hold_from_the_completion_on(host: Host, io: Queue) -> None:
+    """When Set Features has completed, the I/O queues know of it: no command that follows may see the old setting."""
+    for _ in range(30):
+        enable_cross(host)
+        assert copy(io, 64, descriptor(2, 0, 1, snsid=1), fmt=2).status == nvme.OK
+        assert host.admin.set_features(0x16, out=bytes(512)).status == nvme.OK
+        assert copy(io, 64, descriptor(2, 0, 1, snsid=1), fmt=2).status == nvme.INVALID_FIELD
+
+
 def test_to_a_read_only_namespace(make_tree: MakeTree) -> None:
     host = make_tree(Ns(), Ns("aio", readonly=True)).started()
     enable_cross(host)

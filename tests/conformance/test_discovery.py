@@ -277,3 +277,16 @@ def test_many_discoveries(tree: Tree) -> None:
         found = Discovery(tree.address)
         assert found.of(tree)
         found.host.close()
+
+
+@pytest.mark.parametrize(("words", "both"), [("match_any", True), ("transport,address", True), ("svcid", False)])
+def test_filter(daemon: Daemon, tree: Tree, discovery: Discovery, words: str, both: bool) -> None:
+    """`discovery_filter` of nvmf_set_config: only ports that equal the one where the request came in."""
+    second = ("127.0.0.1", free_port())
+    tree.listen(second)
+    try:
+        daemon.rpc("nvmf_set_config", discovery_filter=words)
+        ports = {entry.trsvcid for entry in discovery.of(tree)}
+    finally:
+        daemon.rpc("nvmf_set_config", discovery_filter="match_any")
+    assert ports == {str(tree.address[1])} | ({str(second[1])} if both else set())

@@ -187,3 +187,10 @@ def test_pages_do_not_leak_memory(admin: Queue) -> None:
     data = log(admin, 1, 4096)
     valid = sum(1 for at in range(0, 4096, 64) if any(data[at : at + 8]))
     assert not any(data[64 * valid :])
+
+
+def test_size_of_the_error_log(admin: Queue) -> None:
+    """ELPE is 0's based: that many entries and one can be read, and none behind them."""
+    entries = admin.identify(1).data[262] + 1
+    assert admin.get_log(1, 64, offset=64 * (entries - 1)).status == nvme.OK
+    assert admin.get_log(1, 64, offset=64 * (entries + 1)).status == nvme.INVALID_FIELD
