@@ -33,11 +33,27 @@ class EffectRunner:
         self._dataplane = dataplane
         self._end_admin = end_admin
         self._tails: dict[ControllerKey, asyncio.Task[None]] = {}
+        self._views: dict[ControllerKey, asyncio.Task[None]] = {}  # the last change of a view, until it is in force
 
     def submit(self, effect: Effect) -> None:
         """Called by the target from inside its own code; returns at once."""
         key = effect.view.key if isinstance(effect, ControllerChanged) else effect.key
-        self.run_after(key, lambda: self._carry_out(effect))
+        task = self.run_after(key, lambda: self._carry_out(effect))
+        if isinstance(effect, ControllerChanged):
+            self._views[key] = task
+            task.add_done_callback(lambda done: self._view_in_force(key, done))
+
+    def _view_in_force(self, key: ControllerKey, task: asyncio.Task[None]) -> None:
+        if self._views.get(key) is task:
+            del self._views[key]
+
+    def when_in_force(self, key: ControllerKey, call: Callable[[], None]) -> None:
+        """Calls ``call`` when the data plane uses the controller's newest view: now, if it does already."""
+        pending = self._views.get(key)
+        if pending is None:
+            call()
+        else:
+            pending.add_done_callback(lambda _task: call())
 
     def run_after(self, key: ControllerKey, work: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
         """Runs ``work`` when everything submitted for ``key`` so far is done."""

@@ -37,6 +37,7 @@ class Fabric:
         self._unconnected_max = settings.unconnected_peers_max
         self._dataplane = dataplane
         self.effects = EffectRunner(dataplane, self._end_admin)
+        self.when_in_force = self.effects.when_in_force
         self.target = Target(
             config,
             self.effects.submit,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from collections.abc import Callable
 from typing import Final, Protocol
 
 import structlog
@@ -34,7 +35,7 @@ from nvmet_p2p.target.config import ListenAddress
 from nvmet_p2p.target.effects import ControllerKey
 from nvmet_p2p.target.queue import Completed, Direction, Queue, Request
 from nvmet_p2p.target.target import Target
-from nvmet_p2p.wire.spec import Status
+from nvmet_p2p.wire.spec import AdminOpcode, Status
 
 log = structlog.get_logger()
 
@@ -43,6 +44,7 @@ _DIRECTIONS: Final = {
     Direction.HOST_TO_CONTROLLER: sgl.Direction.H2C,
     Direction.CONTROLLER_TO_HOST: sgl.Direction.C2H,
 }
+_TELLS_OF_CHANGE: Final = frozenset({AdminOpcode.SET_FEATURES, AdminOpcode.ASYNC_EVENT_REQUEST})
 IOV_MAX: Final = 1024
 LINGER_READ_BYTES: Final = 4096
 
@@ -74,6 +76,10 @@ class SessionHost(Protocol):
 
     def session_ended(self, session: Session) -> None: ...
 
+    def when_in_force(self, key: ControllerKey, call: Callable[[], None]) -> None:
+        """Calls ``call`` once the data plane uses the controller's newest view."""
+        ...
+
 
 class Session:
     """A connection from accept to its end or to its hand-over. ``run`` is its one task."""
@@ -98,6 +104,7 @@ class Session:
         self._given_away = False
         self._end_reason = ""
         self._fatal = False
+        self._finished = False
 
     @property
     def name(self) -> str:
@@ -225,7 +232,19 @@ class Session:
     # -- what goes back ----------------------------------------------------------------------------------------------
 
     def _completed(self, completed: Completed) -> None:
-        """A command is complete, now or long after it came (AER, Abort, reset)."""
+        """A command is complete, now or long after it came (AER, Abort, reset).
+
+        What tells the host that something is different now waits until it is so on the I/O queues as well. Nothing
+        else does: Keep Alive never waits for a drive.
+        """
+        if self.key is not None and completed.request.sqe.opc in _TELLS_OF_CHANGE:
+            self._host.when_in_force(self.key, lambda: self._send_completion(completed))
+        else:
+            self._send_completion(completed)
+
+    def _send_completion(self, completed: Completed) -> None:
+        if self._finished:
+            return
         if completed.data:
             self._conn.send_data(completed.cqe.cid, completed.data)
         if completed.handoff is not None:
@@ -302,6 +321,7 @@ class Session:
                     pass
 
     def _finish(self) -> None:
+        self._finished = True
         if self._draining is not None:
             self._draining.cancel()
         if not self._given_away:

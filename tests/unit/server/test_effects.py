@@ -107,3 +107,21 @@ async def test_a_refusal_does_not_stop_what_follows(plane: SlowPlane) -> None:
     run.submit(ControllerGone(1, "gone"))
     await run.settle()
     assert ended == [(1, "gone")]
+
+
+async def test_what_tells_of_a_change_waits_for_it(plane: SlowPlane) -> None:
+    run = runner(plane, [])
+    said: list[str] = []
+    run.when_in_force(1, lambda: said.append("nothing to wait for"))
+    plane.held[1] = asyncio.Event()
+    run.submit(ControllerChanged(view(1)))
+    run.submit(ControllerChanged(view(1)))
+    run.when_in_force(1, lambda: said.append("in force"))
+    run.when_in_force(2, lambda: said.append("another's"))
+    await asyncio.sleep(0)
+    assert said == ["nothing to wait for", "another's"]
+    plane.held[1].set()
+    await run.settle()
+    await asyncio.sleep(0)
+    assert said[2:] == ["in force"]
+    assert plane.calls == [(1, "set")] * 2
