@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "rpc_methods.h"
+
+#include <stdlib.h>
+#include <unistd.h>
+
+#define AT(type, member) .name = #member, .offset = offsetof(struct type, member)
+#define FITS(type) _Static_assert(sizeof(struct type) <= RPC_PARAMS_SIZE_MAX, "")
+FITS(rpc_bdev_create);
+FITS(rpc_bdev_inject);
+
+/* SPDK's parameters; of a back end that is shared by aio and uring, the union of both. */
+static const struct rpc_param ram_params[] = {
+	{AT(rpc_bdev_create, name), .type = RPC_STRING, .required = true},
+	{AT(rpc_bdev_create, num_blocks), .type = RPC_U64, .required = true},
+	{AT(rpc_bdev_create, block_size), .type = RPC_U32, .required = true},
+	{AT(rpc_bdev_create, physical_block_size), .type = RPC_U32},
+	{AT(rpc_bdev_create, optimal_io_boundary), .type = RPC_U32},
+	{AT(rpc_bdev_create, uuid), .type = RPC_STRING},
+	{0},
+};
+static const struct rpc_param file_params[] = {
+	{AT(rpc_bdev_create, name), .type = RPC_STRING, .required = true},
+	{AT(rpc_bdev_create, filename), .type = RPC_STRING, .required = true},
+	{AT(rpc_bdev_create, block_size), .type = RPC_U32},
+	{AT(rpc_bdev_create, uuid), .type = RPC_STRING},
+	{AT(rpc_bdev_create, readonly), .type = RPC_BOOL},
+	{AT(rpc_bdev_create, fallocate), .type = RPC_BOOL},
+	{AT(rpc_bdev_create, nowait), .type = RPC_BOOL},
+	{0},
+};
+static const struct rpc_param delay_params[] = {
+	{AT(rpc_bdev_create, name), .type = RPC_STRING, .required = true},
+	{AT(rpc_bdev_create, base_bdev_name), .type = RPC_STRING, .required = true},
+	{AT(rpc_bdev_create, avg_read_latency), .type = RPC_U64, .required = true},
+	{AT(rpc_bdev_create, p99_read_latency), .type = RPC_U64, .required = true},
+	{AT(rpc_bdev_create, avg_write_latency), .type = RPC_U64, .required = true},
+	{AT(rpc_bdev_create, p99_write_latency), .type = RPC_U64, .required = true},
+	{AT(rpc_bdev_create, uuid), .type = RPC_STRING},
+	{0},
+};
+static const struct rpc_param error_params[] = {
+	{AT(rpc_bdev_create, base_name), .type = RPC_STRING, .required = true},
+	{AT(rpc_bdev_create, uuid), .type = RPC_STRING},
+	{0},
+};
+static const struct rpc_param name_params[] = {{AT(rpc_bdev_name, name), .type = RPC_STRING, .required = true}, {0}};
+static const struct rpc_param any_name_params[] = {{AT(rpc_bdev_name, name), .type = RPC_STRING}, {0}};
+static const struct rpc_param resize_params[] = {
+	{AT(rpc_bdev_resize, name), .type = RPC_STRING, .required = true},
+	{AT(rpc_bdev_resize, new_size), .type = RPC_U64}, /* MiB */
+	{AT(rpc_bdev_resize, num_blocks), .type = RPC_U64}, /* ours: sizes that are not whole MiB */
+	{0},
+};
+static const struct rpc_param qos_params[] = {
+	{AT(rpc_bdev_qos, name), .type = RPC_STRING, .required = true},
+	{AT(rpc_bdev_qos, rw_ios_per_sec), .type = RPC_U64, .preset = UINT64_MAX},
+	{AT(rpc_bdev_qos, rw_mbytes_per_sec), .type = RPC_U64, .preset = UINT64_MAX},
+	{AT(rpc_bdev_qos, r_mbytes_per_sec), .type = RPC_U64, .preset = UINT64_MAX},
+	{AT(rpc_bdev_qos, w_mbytes_per_sec), .type = RPC_U64, .preset = UINT64_MAX},
+	{0},
+};
+static const struct rpc_param inject_params[] = {
+	{AT(rpc_bdev_inject, name), .type = RPC_STRING, .required = true},
+	{AT(rpc_bdev_inject, io_type), .type = RPC_STRING, .required = true},
+	{AT(rpc_bdev_inject, error_type), .type = RPC_STRING, .required = true},
+	{AT(rpc_bdev_inject, num), .type = RPC_U32, .preset = 1},
+	{AT(rpc_bdev_inject, queue_depth), .type = RPC_U64},
+	{AT(rpc_bdev_inject, corrupt_offset), .type = RPC_U32},
+	{AT(rpc_bdev_inject, corrupt_value), .type = RPC_U8},
+	{0},
+};
+static const struct rpc_param latency_params[] = {
+	{AT(rpc_bdev_latency, delay_bdev_name), .type = RPC_STRING, .required = true},
+	{AT(rpc_bdev_latency, latency_type), .type = RPC_STRING, .required = true},
+	{AT(rpc_bdev_latency, latency_us), .type = RPC_U64, .required = true},
+	{0},
+};
+static const struct rpc_param histogram_params[] = {
+	{AT(rpc_bdev_histogram, name), .type = RPC_STRING, .required = true},
+	{AT(rpc_bdev_histogram, enable), .type = RPC_BOOL, .required = true},
+	{0},
+};
+static const struct rpc_param iostat_params[] = {
+	{AT(rpc_bdev_iostat, names), .type = RPC_ARRAY},
+	{AT(rpc_bdev_iostat, name), .type = RPC_STRING},
+	{AT(rpc_bdev_iostat, mode), .type = RPC_STRING},
+	{0},
+};
+static const struct rpc_param controller_params[] = {
+	{AT(rpc_controller, key), .type = RPC_U64, .required = true},
+	{AT(rpc_controller, mdts_bytes), .type = RPC_U32, .required = true},
+	{AT(rpc_controller, copy_formats), .type = RPC_U32, .required = true},
+	{AT(rpc_controller, namespaces), .type = RPC_ARRAY, .required = true},
+	{0},
+};
+static const struct rpc_param key_params[] = {{AT(rpc_controller, key), .type = RPC_U64, .required = true}, {0}};
+static const struct rpc_param close_params[] = {
+	{AT(rpc_queue, key), .type = RPC_U64, .required = true},
+	{AT(rpc_queue, qid), .type = RPC_U16},
+	{0},
+};
+static const struct rpc_param abort_params[] = {
+	{AT(rpc_queue, key), .type = RPC_U64, .required = true},
+	{AT(rpc_queue, qid), .type = RPC_U16, .required = true},
+	{AT(rpc_queue, cid), .type = RPC_U16, .required = true},
+	{0},
+};
+struct methods_params {
+	bool current, include_aliases;
+};
+static const struct rpc_param methods_params[] = {
+	{AT(methods_params, current), .type = RPC_BOOL},
+	{AT(methods_params, include_aliases), .type = RPC_BOOL},
+	{0},
+};
+
+static void get_methods(struct rpc_request *request, const void *params)
+{
+	json_t *names = json_array();
+
+	(void)params;
+	for (const struct rpc_method *method = rpc_methods; method->name; method++)
+		json_array_append_new(names, json_string(method->name));
+	rpc_reply(request, names);
+}
+
+static void get_version(struct rpc_request *request, const void *params)
+{
+	(void)params;
+	rpc_reply(request, json_pack("{s:s, s:{s:i, s:i, s:i, s:s}}", "version", "nvmet-p2p-dataplane " DP_VERSION, "fields",
+				     "major", 26, "minor", 9, "patch", 0, "suffix", ""));
+}
+
+static void get_info(struct rpc_request *request, const void *params)
+{
+	char *text = dp_describe();
+	json_error_t error;
+	json_t *engine = text ? json_loads(text, 0, &error) : NULL;
+
+	(void)params;
+	free(text);
+	rpc_reply(request, json_pack("{s:s, s:i, s:o?}", "version", DP_VERSION, "pid", (int)getpid(), "engine", engine));
+}
+
+const struct rpc_method rpc_methods[] = {
+	{"bdev_malloc_create", ram_params, rpc_bdev_malloc_create},
+	{"bdev_malloc_delete", name_params, rpc_bdev_delete},
+	{"bdev_null_create", ram_params, rpc_bdev_null_create},
+	{"bdev_null_delete", name_params, rpc_bdev_delete},
+	{"bdev_null_resize", resize_params, rpc_bdev_resize},
+	{"bdev_uring_create", file_params, rpc_bdev_uring_create},
+	{"bdev_uring_delete", name_params, rpc_bdev_delete},
+	{"bdev_uring_rescan", name_params, rpc_bdev_rescan},
+	{"bdev_aio_create", file_params, rpc_bdev_aio_create},
+	{"bdev_aio_delete", name_params, rpc_bdev_delete},
+	{"bdev_aio_rescan", name_params, rpc_bdev_rescan},
+	{"bdev_delay_create", delay_params, rpc_bdev_delay_create},
+	{"bdev_delay_delete", name_params, rpc_bdev_delete},
+	{"bdev_delay_update_latency", latency_params, rpc_bdev_update_latency},
+	{"bdev_error_create", error_params, rpc_bdev_error_create},
+	{"bdev_error_delete", name_params, rpc_bdev_delete},
+	{"bdev_error_inject_error", inject_params, rpc_bdev_inject_error},
+	{"bdev_set_qos_limit", qos_params, rpc_bdev_set_qos_limit},
+	{"bdev_enable_histogram", histogram_params, rpc_bdev_enable_histogram},
+	{"bdev_get_histogram", name_params, rpc_bdev_get_histogram},
+	{"bdev_get_bdevs", any_name_params, rpc_bdev_get_bdevs},
+	{"bdev_get_iostat", iostat_params, rpc_bdev_get_iostat},
+	{"bdev_reset_iostat", iostat_params, rpc_bdev_reset_iostat},
+	{"rpc_get_methods", methods_params, get_methods},
+	{"spdk_get_version", NULL, get_version},
+	{"p2p_controller_set", controller_params, rpc_controller_set},
+	{"p2p_controller_remove", key_params, rpc_controller_remove},
+	{"p2p_queue_close", close_params, rpc_queue_close},
+	{"p2p_queue_abort", abort_params, rpc_queue_abort},
+	{"p2p_get_queues", NULL, rpc_get_queues},
+	{"p2p_get_reactors", NULL, rpc_get_reactors},
+	{"p2p_get_info", NULL, get_info},
+	{0},
+};

@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * rpc_methods.h: what the JSON-RPC server can do: rpc_bdev.c back ends, rpc_view.c controllers and queues.
+ */
+#pragma once
+
+#include "rpc.h"
+
+extern const struct rpc_method rpc_methods[];
+
+struct rpc_no_params {
+	char nothing;
+};
+
+/* -- rpc_bdev.c: the back ends by name, with what they were made from ------------------------------------------------ */
+
+struct rpc_bdev_create {
+	const char *name, *uuid, *filename, *base_bdev_name, *base_name;
+	uint64_t num_blocks;
+	uint32_t block_size, physical_block_size, optimal_io_boundary;
+	bool readonly, fallocate, nowait;
+	uint64_t avg_read_latency, p99_read_latency, avg_write_latency, p99_write_latency;
+};
+struct rpc_bdev_name {
+	const char *name;
+};
+struct rpc_bdev_resize {
+	const char *name;
+	uint64_t new_size, num_blocks;
+};
+struct rpc_bdev_qos {
+	const char *name;
+	uint64_t rw_ios_per_sec, rw_mbytes_per_sec, r_mbytes_per_sec, w_mbytes_per_sec;
+};
+struct rpc_bdev_inject {
+	const char *name, *io_type, *error_type;
+	uint32_t num, corrupt_offset;
+	uint64_t queue_depth;
+	uint8_t corrupt_value;
+};
+struct rpc_bdev_latency {
+	const char *delay_bdev_name, *latency_type;
+	uint64_t latency_us;
+};
+struct rpc_bdev_histogram {
+	const char *name;
+	bool enable;
+};
+struct rpc_bdev_iostat {
+	const json_t *names;
+	const char *name, *mode;
+};
+
+void rpc_bdev_malloc_create(struct rpc_request *request, const void *params);
+void rpc_bdev_null_create(struct rpc_request *request, const void *params);
+void rpc_bdev_uring_create(struct rpc_request *request, const void *params);
+void rpc_bdev_aio_create(struct rpc_request *request, const void *params);
+void rpc_bdev_delay_create(struct rpc_request *request, const void *params);
+void rpc_bdev_error_create(struct rpc_request *request, const void *params);
+void rpc_bdev_delete(struct rpc_request *request, const void *params);
+void rpc_bdev_resize(struct rpc_request *request, const void *params);
+void rpc_bdev_rescan(struct rpc_request *request, const void *params);
+void rpc_bdev_set_qos_limit(struct rpc_request *request, const void *params);
+void rpc_bdev_inject_error(struct rpc_request *request, const void *params);
+void rpc_bdev_update_latency(struct rpc_request *request, const void *params);
+void rpc_bdev_enable_histogram(struct rpc_request *request, const void *params);
+void rpc_bdev_get_histogram(struct rpc_request *request, const void *params);
+void rpc_bdev_get_bdevs(struct rpc_request *request, const void *params);
+void rpc_bdev_get_iostat(struct rpc_request *request, const void *params);
+void rpc_bdev_reset_iostat(struct rpc_request *request, const void *params);
+void rpc_bdev_changed(const char *name, const struct dp_bdev_facts *facts); /* dp_events.bdev_changed */
+void rpc_bdev_forget_all(void);
+
+/* -- rpc_view.c: controllers and queues ------------------------------------------------------------------------------ */
+
+struct rpc_controller {
+	uint64_t key;
+	uint32_t mdts_bytes, copy_formats;
+	const json_t *namespaces;
+};
+struct rpc_queue {
+	uint64_t key;
+	uint16_t qid, cid;
+};
+
+void rpc_controller_set(struct rpc_request *request, const void *params);
+void rpc_controller_remove(struct rpc_request *request, const void *params);
+void rpc_queue_close(struct rpc_request *request, const void *params);
+void rpc_queue_abort(struct rpc_request *request, const void *params);
+void rpc_get_queues(struct rpc_request *request, const void *params);
+void rpc_get_reactors(struct rpc_request *request, const void *params);
+/* Removes every controller that was set; done when none of their commands is in flight. */
+void rpc_view_reset(dp_done_fn done, void *arg);
