@@ -23,6 +23,7 @@
 #define NQN_MAX 223 /* bytes, terminating zero not included (Base 4.7) */
 #define CPUS_MAX 256
 #define QUEUES_MAX 1024
+#define WATCH_MAX 64
 #define DEPTH_MAX 4096
 #define BS_MAX (16u << 20)
 #define VERIFY_UNITS_MAX (1ull << 28)
@@ -49,6 +50,8 @@ struct options {
 	uint64_t seed;
 	int cpus[CPUS_MAX];
 	unsigned cpu_count;
+	int watch[WATCH_MAX]; /* processes */
+	unsigned watch_count;
 };
 
 /* What was negotiated on one connection. */
@@ -76,6 +79,11 @@ struct target {
 	uint32_t entries_max;  /* of an I/O queue */
 };
 
+/* CPU time that other processes took between two moments. */
+struct watch {
+	uint64_t begun_ns, ended_ns, begun_cpu_ns, cpu_ns;
+};
+
 struct run {
 	struct options opt;
 	struct target target;
@@ -85,7 +93,7 @@ struct run {
 	uint8_t *payload;    /* what plain writes send: opt.bs bytes */
 	uint64_t start_ns, measure_ns, end_ns; /* end_ns: UINT64_MAX when counting */
 	_Atomic uint64_t stopped_ns;           /* when a run that was stopped early ended; 0: it was not */
-	uint64_t finished_ns;
+	struct watch watch;
 	_Atomic bool stop;
 	_Atomic bool interrupted;
 };
@@ -134,6 +142,10 @@ struct worker;
 int workers_start(void);
 int workers_done_fd(void); /* readable once every thread has ended */
 void workers_join(struct stats *total);
+
+/* watch.c */
+uint64_t watch_step(uint64_t now); /* when it wants to be called next */
+void watch_end(void);
 
 /* report.c */
 void report(const struct stats *stats);

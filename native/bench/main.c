@@ -97,17 +97,20 @@ static int fit(void)
 /* Waits for something to do: a signal, the end, or the next Keep Alive. */
 static void supervise(int signals)
 {
-	uint64_t period = bench.opt.kato_ms ? bench.opt.kato_ms / 2 : 3600u * 1000, next = now_ns() / 1000000 + period;
+	uint64_t period = bench.opt.kato_ms ? bench.opt.kato_ms * (NSEC / 2000) : 3600 * NSEC, next = now_ns() + period;
 	for (;;) {
 		struct pollfd fds[] = {
 			{.fd = workers_done_fd(), .events = POLLIN},
 			{.fd = signals, .events = POLLIN},
 			{.fd = bench_failed() ? -1 : bench.admin.fd, .events = POLLIN | POLLRDHUP},
 		};
-		uint64_t now = now_ns() / 1000000;
-		poll(fds, 3, next > now ? (int)(next - now) : 0);
-		if (fds[0].revents)
+		uint64_t now = now_ns(), until = watch_step(now);
+		until = until < next ? until : next;
+		poll(fds, 3, until > now ? (int)((until - now + 999999) / 1000000) : 0);
+		if (fds[0].revents) {
+			watch_end();
 			return;
+		}
 		if (fds[1].revents && !bench.interrupted) {
 			bench.interrupted = true;
 			bench.stopped_ns = now_ns();
@@ -120,10 +123,10 @@ static void supervise(int signals)
 		}
 		if (fds[2].revents) /* nothing is outstanding on the admin queue */
 			bench_fail(EXIT_RUN_FAILED, "the target ended the admin queue's connection");
-		else if (!bench_failed() && now_ns() / 1000000 >= next && host_keep_alive() == 0)
-			next = now_ns() / 1000000 + period;
-		else if (bench_failed())
-			next = UINT32_MAX;
+		else if (!bench_failed() && now_ns() >= next && host_keep_alive() == 0)
+			next = now_ns() + period;
+		if (bench_failed())
+			next = now_ns() + 3600 * NSEC; /* only the end is of interest */
 	}
 }
 

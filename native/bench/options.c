@@ -37,6 +37,7 @@ static const char HELP[] =
 	"            --kato MS [15000]    --timeout SECONDS [10]\n"
 	"Result      --json FILE          - is standard output, which then has nothing else\n"
 	"            --verify             write patterns, read them back, compare; all that was written again at the end\n"
+	"            --watch-pids LIST    CPU time of these processes meanwhile\n"
 	"            --quiet              no table\n"
 	"\n"
 	"Exit status: 0 done, 1 failed, 2 wrong options, 3 verify found wrong data, 4 interrupted.\n";
@@ -44,7 +45,7 @@ static const char HELP[] =
 enum {
 	O_TRADDR = 256, O_TRSVCID, O_SUBNQN, O_HOSTNQN, O_HOSTID, O_NSID, O_RW, O_RWMIX, O_BS, O_DEPTH, O_QUEUES, O_LBA_START,
 	O_LBA_COUNT, O_SEED, O_TIME, O_WARMUP, O_COUNT, O_CPUS, O_THREADS, O_POLL, O_SPIN, O_HDGST, O_DDGST, O_NO_ICD,
-	O_SQFLOW, O_QUEUE_SIZE, O_HPDA, O_MAXR2T, O_DISCARD, O_KATO, O_TIMEOUT, O_JSON, O_VERIFY, O_QUIET, O_HELP, O_VERSION,
+	O_SQFLOW, O_QUEUE_SIZE, O_HPDA, O_MAXR2T, O_DISCARD, O_KATO, O_TIMEOUT, O_JSON, O_VERIFY, O_QUIET, O_WATCH, O_HELP, O_VERSION,
 };
 
 #define NEEDS required_argument
@@ -59,7 +60,7 @@ static const struct option LONG[] = {
 	{"ddgst", no_argument, 0, O_DDGST}, {"no-icd", no_argument, 0, O_NO_ICD},
 	{"disable-sqflow", no_argument, 0, O_SQFLOW}, {"queue-size", NEEDS, 0, O_QUEUE_SIZE},
 	{"hpda", NEEDS, 0, O_HPDA}, {"maxr2t", NEEDS, 0, O_MAXR2T}, {"discard", no_argument, 0, O_DISCARD},
-	{"kato", NEEDS, 0, O_KATO}, {"timeout", NEEDS, 0, O_TIMEOUT}, {"json", NEEDS, 0, O_JSON},
+	{"watch-pids", NEEDS, 0, O_WATCH}, {"kato", NEEDS, 0, O_KATO}, {"timeout", NEEDS, 0, O_TIMEOUT}, {"json", NEEDS, 0, O_JSON},
 	{"verify", no_argument, 0, O_VERIFY}, {"quiet", no_argument, 0, O_QUIET}, {"help", no_argument, 0, O_HELP},
 	{"version", no_argument, 0, O_VERSION}, {0},
 };
@@ -121,6 +122,21 @@ static void parse_uuid(uint8_t id[16], const char *text)
 	}
 	if (digits != 32)
 		usage("--hostid %s: not a UUID", text);
+}
+
+static void parse_pids(struct options *opt, const char *text)
+{
+	const char *at = text;
+	for (opt->watch_count = 0; *at && opt->watch_count < WATCH_MAX;) {
+		char *end;
+		unsigned long pid = strtoul(at, &end, 10);
+		if (end == at || pid == 0 || pid > INT32_MAX || (*end && *end != ','))
+			break;
+		opt->watch[opt->watch_count++] = (int)pid;
+		at = *end ? end + 1 : end;
+	}
+	if (*at || opt->watch_count == 0)
+		usage("--watch-pids %s: a list as 12,34 is wanted", text);
 }
 
 static void parse_cpus(struct options *opt, const char *text)
@@ -208,6 +224,7 @@ static void parse_one(struct options *opt, int which, const char *name, const ch
 	case O_KATO: opt->kato_ms = (uint32_t)number(name, arg, 0, 3600000); break;
 	case O_TIMEOUT: opt->timeout_ns = seconds(name, arg); break;
 	case O_JSON: opt->json = arg; break;
+	case O_WATCH: parse_pids(opt, arg); break;
 	default: parse_flag(opt, which);
 	}
 }

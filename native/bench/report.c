@@ -94,6 +94,8 @@ static json_t *document(const struct stats *stats, const struct hist *both, doub
 		(json_int_t)stats->recvs, "send", (json_int_t)stats->sends, "wait", (json_int_t)stats->waits,
 		"success_flags", (json_int_t)stats->success_flags, "r2ts", (json_int_t)stats->r2ts, "verified",
 		(json_int_t)stats->verified, "error", bench_failure());
+	if (bench.opt.watch_count)
+		json_object_set_new(doc, "watched_cpu_s", json_real((double)bench.watch.cpu_ns / (double)NSEC));
 	if (doc == NULL) {
 		fprintf(stderr, "nvmet-p2p-bench: the result cannot be written as JSON\n");
 		exit(EXIT_RUN_FAILED);
@@ -121,6 +123,10 @@ static void table(const struct stats *stats, const struct hist *both, double sec
 			row(OP_NAMES[op], stats->op[op].ios, &stats->op[op].latency, seconds);
 	if (stats->op[OP_READ].ios && stats->op[OP_WRITE].ios)
 		row("total", both->count, both, seconds);
+	if (bench.opt.watch_count && both->count)
+		printf("watched processes: %.2f CPU seconds, %.3f for a million I/Os\n",
+		       (double)bench.watch.cpu_ns / (double)NSEC,
+		       (double)bench.watch.cpu_ns / (double)NSEC * 1e6 / (double)both->count);
 	if (bench.opt.verify)
 		printf("verified %llu blocks of %u bytes\n", (unsigned long long)stats->verified, bench.opt.bs);
 }

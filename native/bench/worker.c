@@ -185,7 +185,6 @@ static void *thread_main(void *arg)
 	worker->stats->cpu_user_us = usec(&after.ru_utime) - usec(&before.ru_utime);
 	worker->stats->cpu_system_us = usec(&after.ru_stime) - usec(&before.ru_stime);
 	if (atomic_fetch_add(&ended, 1) + 1 == worker_count) {
-		bench.finished_ns = now_ns();
 		uint64_t one = 1;
 		if (write(done_fd, &one, sizeof(one)) < 0)
 			abort();
