@@ -1,4 +1,4 @@
-"""Every row of the table of known defects that concerns TCP (FACTS F1), with the answer that the specification names.
+"""Every row of the table of known defects that concerns TCP, with the answer that the specification names.
 
 The daemon is this module's own, so that its memory, descriptors and tasks can be counted at the end. After each wrong
 input a good host must work at once.
@@ -269,7 +269,7 @@ def test_two_writes_under_one_command_id(tree: Tree) -> None:
 
 @pytest.mark.parametrize("opc", [nvme.READ, nvme.WRITE])
 def test_more_commands_than_the_queue_has_entries(tree: Tree, opc: int) -> None:
-    """Back pressure or the end of the connection, but no memory for them (FACTS G, flow and order)."""
+    """Back pressure or the end of the connection, but no memory for them."""
     io = tree.started().io(sqsize=3)
     count = 400
     capsules = b"".join(

@@ -9,7 +9,7 @@ import pytest
 from tests.conformance.conftest import MakeTree
 from tests.support import nvme
 from tests.support.conn import PeerClosed
-from tests.support.daemon import Ns, Tree
+from tests.support.daemon import Daemon, Ns, Tree
 from tests.support.initiator import Completion, Host, Queue
 
 SQE, DATA = 0, 1  # IATTR
@@ -285,3 +285,19 @@ def test_admin_connection_lost_ends_the_io_queues(host: Host, io: Queue) -> None
     host.admin.close()
     with pytest.raises(PeerClosed):
         io.conn.recv_exact(1)
+
+
+def test_static_controller_model(daemon: Daemon, make_tree: MakeTree) -> None:
+    """FFFEh takes any identifier, a number that very one, FFFFh is not for this model (Fabrics Connect, FCATT)."""
+    tree = make_tree(Ns(), listen=False, min_cntlid=10, max_cntlid=20)
+    daemon.rpc("p2p_subsystem_set_controller_model", nqn=tree.nqn, controller_model="static")
+    tree.listen()
+    assert tree.host().admin.connect(tree.nqn, cntlid=0xFFFE).status == nvme.OK
+    named = tree.host()
+    done = named.try_connect(named.admin, cntlid=15)
+    assert (done.status, done.dw0 & 0xFFFF) == (nvme.OK, 15)
+    refused(tree.host().admin.connect(tree.nqn, cntlid=15), nvme.CONNECT_BUSY)
+    refused(tree.host().admin.connect(tree.nqn, cntlid=21), ipo=(DATA, 16))
+    refused(tree.host().admin.connect(tree.nqn, cntlid=0xFFFF), ipo=(DATA, 16))
+    named.enable()
+    assert named.admin.identify(1).data[1804] & 1 == 1, "FCATT: static"

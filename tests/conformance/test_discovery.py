@@ -168,7 +168,7 @@ def test_every_offset_gives_the_same_bytes(discovery: Discovery) -> None:
 
 @pytest.mark.parametrize("offset", [1 << 31, (1 << 32) - 4, 1 << 32, 1 << 48, (1 << 64) - 4])
 def test_offset_beyond_the_page(discovery: Discovery, offset: int) -> None:
-    """CVE class of FACTS F1 row 10: an offset that leaves the buffer, before any authentication."""
+    """An offset that leaves the buffer, before any authentication."""
     done = discovery.admin.get_log(0x70, 1024, offset=offset)
     assert done.status == nvme.INVALID_FIELD
     assert not done.data

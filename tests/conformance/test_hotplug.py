@@ -1,4 +1,4 @@
-"""Namespaces that come, go and change their size under I/O (FACTS F2, SPDK's ns_hotplug_stress)."""
+"""Namespaces that come, go and change their size under I/O (as SPDK's ns_hotplug_stress)."""
 
 from __future__ import annotations
 

@@ -290,7 +290,7 @@ def test_mixed_load(host: Host) -> None:
 
 
 def test_null_reads_zeroes_or_anything_but_never_others_data(make_tree: MakeTree) -> None:
-    """A null back end keeps nothing. Its reads must not show what was in the buffer before (FACTS F1 row 16)."""
+    """A null back end keeps nothing. Its reads must not show what was in the buffer before."""
     tree = make_tree(Ns(), Ns("null"))
     io = tree.started().io()
     secret = b"\xa5" * 4096

@@ -1,4 +1,4 @@
-"""Hosts that come and go in numbers and in every untidy way (FACTS F2): nothing is left, and others do not suffer."""
+"""Hosts that come and go in numbers and in every untidy way: nothing is left, and others do not suffer."""
 
 from __future__ import annotations
 
