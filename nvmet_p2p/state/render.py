@@ -162,6 +162,9 @@ def _nvmf_calls(config: TargetConfig) -> Iterator[Call]:
     subsystems = [subsystem for subsystem in config.subsystems.values() if subsystem.subtype == "NVMe"]
     for subsystem in subsystems:
         yield {"method": "nvmf_create_subsystem", "params": _subsystem_params(subsystem)}
+    for subsystem in (subsystem for subsystem in subsystems if subsystem.controller_model != "dynamic"):
+        model = subsystem.controller_model
+        yield _call("p2p_subsystem_set_controller_model", nqn=subsystem.nqn, controller_model=model)
     for subsystem in subsystems:
         for host in subsystem.hosts.values():
             yield _call("nvmf_subsystem_add_host", nqn=subsystem.nqn, host=host.nqn)

@@ -10,6 +10,7 @@ configuration is saved again byte for byte.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -35,6 +36,7 @@ from nvmet_p2p.target.validate import (
     DISCOVERY_NQN,
     TARGET_NAME,
     ascii_fault,
+    failed,
     internal,
     invalid,
     nqn_fault,
@@ -296,6 +298,18 @@ def allow_any_host(config: TargetConfig, p: req.AllowAnyHost) -> Change:
     return Change(_with(config, replace(subsystem, allow_any_host=p.allow_any_host)))
 
 
+def set_controller_model(config: TargetConfig, p: req.SetControllerModel) -> Change:
+    """Before the first listener: Identify Controller (FCATT) must not change under a host."""
+    subsystem = find_subsystem(config, p.nqn)
+    if subsystem.subtype != "NVMe":
+        raise unsupported("params.nqn: discovery controllers are always dynamic")
+    if subsystem.listeners and subsystem.controller_model != p.controller_model:
+        raise failed(
+            errno.EBUSY, f"params.nqn: {p.nqn!r} has listeners; set its controller model before they are added"
+        )
+    return Change(_with(config, replace(subsystem, controller_model=p.controller_model)))
+
+
 def add_host(config: TargetConfig, p: req.AddHost) -> Change:
     subsystem = _nvm_subsystem(config, p, p.nqn)
     fault = nqn_fault(p.host)
@@ -485,6 +499,7 @@ NVMF_OPERATIONS: Final[Mapping[str, Operation]] = {
     "nvmf_subsystem_add_host": Operation(req.AddHost, add_host),
     "nvmf_subsystem_remove_host": Operation(req.RemoveHost, remove_host),
     "nvmf_subsystem_allow_any_host": Operation(req.AllowAnyHost, allow_any_host),
+    "p2p_subsystem_set_controller_model": Operation(req.SetControllerModel, set_controller_model),
     "nvmf_subsystem_add_ns": Operation(req.AddNamespace, add_namespace),
     "nvmf_subsystem_remove_ns": Operation(req.RemoveNamespace, remove_namespace),
     "nvmf_subsystem_set_ns_ana_group": Operation(req.SetNamespaceAnaGroup, set_namespace_ana_group),

@@ -5,7 +5,7 @@ Which values make sense together is checked by ``operations``; here stand names,
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -233,6 +233,16 @@ class AllowAnyHost(TargetRequest, frozen=True, kw_only=True):
 
     nqn: SubNqn
     allow_any_host: Annotated[bool, doc("true: every host may connect; false: those on the list")]
+
+
+class SetControllerModel(Request, frozen=True, kw_only=True):
+    """p2p_subsystem_set_controller_model"""
+
+    nqn: SubNqn
+    controller_model: Annotated[
+        Literal["dynamic", "static"],
+        doc("dynamic: the target gives each host a controller identifier; static: the host may ask for one (Connect)"),
+    ]
 
 
 class NamespaceHost(TargetRequest, frozen=True, kw_only=True):

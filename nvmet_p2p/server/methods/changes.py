@@ -81,6 +81,11 @@ _ABOUT: Final[dict[str, tuple[str, str, dict[int, str]]]] = {
         TRUE,
         {-32603: "the host is not on the list"},
     ),
+    "p2p_subsystem_set_controller_model": (
+        "Let hosts of a subsystem choose their controller identifier (static), or not.",
+        TRUE,
+        {-16: "the subsystem has listeners"},
+    ),
     "nvmf_subsystem_allow_any_host": ("Let every host connect, or only those on the list.", TRUE, {}),
     "nvmf_subsystem_add_ns": (
         "Add a namespace on a bdev. A bdev serves one namespace at most.",
@@ -140,6 +145,7 @@ CHANGES: Final = tuple(
         result_type=_RESULT_TYPES[result],
         changes=True,
         errors=errors,
+        spdk=not name.startswith("p2p_"),
     )
     for name, (summary, result, errors) in _ABOUT.items()
 )

@@ -78,6 +78,7 @@ PROMISED = """
     bdev_uring_create bdev_uring_delete bdev_uring_rescan bdev_get_bdevs bdev_get_iostat bdev_reset_iostat
     save_config load_config save_subsystem_config load_subsystem_config rpc_get_methods spdk_get_version
     framework_get_subsystems framework_get_config framework_start_init framework_wait_init p2p_get_status
+    p2p_subsystem_set_controller_model
     rpc.discover
 """
 

@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from nvmet_p2p import limits
+from nvmet_p2p.state.render import render_config, replay
 from nvmet_p2p.target.config import HostConfig, ListenAddress, ReferralConfig, TargetConfig
 from nvmet_p2p.target.operations import claims, discovery_filters
 from nvmet_p2p.target.validate import DISCOVERY_NQN
@@ -303,6 +304,21 @@ def test_hosts(config: Config) -> None:
         config.do("nvmf_subsystem_allow_any_host", nqn=NQN, allow_any_host=True)
         assert config.one.allow_any_host
     config.refused(-32602, "required", "nvmf_subsystem_allow_any_host", nqn=NQN)
+
+
+def test_controller_model(config: Config) -> None:
+    method = "p2p_subsystem_set_controller_model"
+    config.do(method, nqn=NQN, controller_model="static")
+    assert config.one.controller_model == "static"
+    again = replay(TargetConfig(), render_config(config.value), lambda: "unused")
+    assert again.subsystems[NQN].controller_model == "static"
+    address = {"trtype": "TCP", "adrfam": "IPv4", "traddr": "127.0.0.1", "trsvcid": "4420"}
+    config.do("nvmf_subsystem_add_listener", nqn=NQN, listen_address=address)
+    config.do(method, nqn=NQN, controller_model="static")
+    config.refused(-16, "has listeners", method, nqn=NQN, controller_model="dynamic")
+    config.refused(-32602, "controller_model", method, nqn=NQN, controller_model="both")
+    config.do("nvmf_subsystem_add_listener", nqn=DISCOVERY_NQN, listen_address=address)
+    config.refused(-95, "always dynamic", method, nqn=DISCOVERY_NQN, controller_model="static")
 
 
 def test_host_limit(config: Config) -> None:
