@@ -387,12 +387,18 @@ static void receive(void)
 
 	if (got < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
-	if (got <= 0) {
-		lose(got < 0 ? strerror(errno) : "it has closed the channel");
+	if (got < 0) {
+		lose(strerror(errno));
 		return;
 	}
 	unsigned nfds = take_fds(&message, fds);
 
+	if (got == 0) { /* the end, or an empty packet, which may have descriptors */
+		for (unsigned i = 0; i < nfds; i++)
+			close(fds[i]);
+		lose("it has closed the channel");
+		return;
+	}
 	if (message.msg_flags & MSG_CTRUNC)
 		log_warning("channel.malformed", "more descriptors than a packet can have, or no room for them");
 	handle(receive_buffer, (size_t)got, fds, nfds);

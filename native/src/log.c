@@ -10,7 +10,7 @@
 
 #define LINE_MAX_BYTES 2048
 
-static const char *const level_names[] = {"debug", "info", "warning", "error"};
+static const char *const level_names[] = {"debug", "info", "warning", "error", "off"};
 static enum log_level threshold = LOG_INFO;
 static bool as_json;
 

@@ -6,7 +6,7 @@
 
 enum log_level { LOG_DEBUG, LOG_INFO, LOG_WARNING, LOG_ERROR };
 
-/* level: "debug", "info", "warning", "error"; format: "console", "json". False when it is none of them. */
+/* level: "debug", "info", "warning", "error", "off"; format: "console", "json". False when it is none of them. */
 _Bool log_configure(const char *level, const char *format);
 
 /* event: a dotted name, e.g. "queue.closed"; the text says what happened, for people. */

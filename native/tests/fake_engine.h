@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * fake_engine.h: engine.h without I/O, for tests of what is above it. Callbacks come through loop_post, as the real
+ * engine's do, or, for the operations in `held`, when the test says so.
+ */
+#pragma once
+
+#include "engine.h"
+
+struct fake_engine {
+	int adopt_rc, create_rc, set_rc; /* what the next call of that kind answers, then 0 again */
+	bool hold;                       /* keep callbacks until fake_release() */
+	struct dp_queue adopted;         /* last; fd is open */
+	char adopted_peer[64];
+	size_t adopted_response_len;
+	unsigned adoptions, bdevs, controllers, queue_closes, held;
+	struct dp_ctrlr_view view; /* last; without namespaces */
+	struct dp_bdev_config bdev;
+	struct {
+		uint64_t token;
+		uint16_t status;
+		bool dnr, close;
+		uint32_t dw0;
+		unsigned count;
+	} upcall;
+	struct dp_queue_key closed;
+	uint64_t qos[4];
+};
+
+extern struct fake_engine fake;
+
+void fake_reset(void);
+void fake_release(void);
