@@ -9,7 +9,7 @@ import pytest
 from tests.conformance.conftest import MakeTree
 from tests.support import nvme
 from tests.support.conn import PeerClosed
-from tests.support.daemon import Daemon, Ns, Tree
+from tests.support.daemon import Daemon, Ns, Tree, free_port
 from tests.support.initiator import Completion, Host, Queue
 
 SQE, DATA = 0, 1  # IATTR
@@ -301,3 +301,12 @@ def test_static_controller_model(daemon: Daemon, make_tree: MakeTree) -> None:
     refused(tree.host().admin.connect(tree.nqn, cntlid=0xFFFF), ipo=(DATA, 16))
     named.enable()
     assert named.admin.identify(1).data[1804] & 1 == 1, "FCATT: static"
+
+
+def test_io_connect_through_another_port(tree: Tree) -> None:
+    """All queues of an association use one port of the subsystem (Base 3.3.2.2)."""
+    second = ("127.0.0.1", free_port())
+    tree.listen(second)
+    host = tree.started()
+    host.address = second
+    refused(io_connect(host))
