@@ -300,7 +300,7 @@ def test_static_controller_model(daemon: Daemon, make_tree: MakeTree) -> None:
     refused(tree.host().admin.connect(tree.nqn, cntlid=21), ipo=(DATA, 16))
     refused(tree.host().admin.connect(tree.nqn, cntlid=0xFFFF), ipo=(DATA, 16))
     named.enable()
-    assert named.admin.identify(1).data[1804] & 1 == 1, "FCATT: static"
+    assert named.admin.identify(1).data[1802] & 1 == 1, "FCATT: static"
 
 
 def test_io_connect_through_another_port(tree: Tree) -> None:
