@@ -1,4 +1,4 @@
-"""The commands of ``nvmet-p2p``. Each but ``serve`` is a JSON-RPC client of a running daemon and nothing more."""
+"""The commands of ``nvmet-p2p``. Each but ``serve`` and ``bench`` is a JSON-RPC client of a running daemon, no more."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import click
 import msgspec
 
 from nvmet_p2p import __version__, config
+from nvmet_p2p.cli import bench
 from nvmet_p2p.cli.client import RpcClient
 from nvmet_p2p.errors import ConfigError, NvmetP2PError
 
@@ -147,6 +148,9 @@ def demo(
             demonstration.present(client, plan)
     else:
         demonstration.serve_and_present(rpc_socket, state_dir, plan)
+
+
+main.add_command(bench.command)
 
 
 def _print_json(value: Any) -> None:
