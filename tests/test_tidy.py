@@ -42,7 +42,7 @@ def _files() -> list[Path]:
 
 FILES = _files()
 PYTHON_FILES = [path for path in FILES if path.suffix == ".py"]
-TEXT_FILES = [path for path in FILES if path.suffix in TEXT_SUFFIXES]
+TEXT_FILES = [path for path in FILES if path.suffix in TEXT_SUFFIXES and "corpus" not in path.parts]
 
 
 def _name(path: Path) -> str:

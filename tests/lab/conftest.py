@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.lab.lab import Guest, splats, unavailable
+from tests.lab.lab import Guest, unavailable
 from tests.lab.machine import Machine
+from tests.lab.monitor import splats
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

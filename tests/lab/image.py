@@ -34,6 +34,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from tests.lab.debian import Apt, ImageError, cache_dir, disk_image, environment, missing_packages, run, unpack
+
 HERE = Path(__file__).resolve().parent
 
 SUITE = "trixie"
@@ -80,21 +82,6 @@ PRUNE = """
 # QEMU versions other than the host's: the suites to look in. Their own loader and libraries are used.
 QEMUS = {"10": ("bookworm", "bookworm-backports"), "11": (SUITE, BACKPORTS)}
 
-# Programs of the host, with the Debian package that brings each.
-HOST_PROGRAMS = {
-    "apt-get": "apt",
-    "apt-cache": "apt",
-    "dpkg-deb": "dpkg",
-    "cpio": "cpio",
-    "zstd": "zstd",
-    "mke2fs": "e2fsprogs",
-    "qemu-system-x86_64": "qemu-system-x86",
-}
-
-
-class ImageError(Exception):
-    """The guest cannot be built; the message says why."""
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Image:
@@ -106,26 +93,6 @@ class Image:
     modules: Path
     abi: str
     """The kernel's ABI name (uname -r in the guest)."""
-
-
-def cache_dir() -> Path:
-    """The cache folder: NVMET_P2P_LAB_CACHE, else nvmet-p2p-lab below the user's cache folder."""
-    named = os.environ.get("NVMET_P2P_LAB_CACHE")
-    if named:
-        return Path(named)
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(base) / "nvmet-p2p-lab"
-
-
-def host_path() -> str:
-    """PATH with the folders for administration, which a user's own PATH may lack."""
-    return os.environ.get("PATH", "/usr/bin:/bin") + ":/usr/sbin:/sbin"
-
-
-def missing_packages() -> list[str]:
-    """The Debian packages that this machine lacks for the lab, empty when it can run."""
-    lacking = {package for program, package in HOST_PROGRAMS.items() if shutil.which(program, path=host_path()) is None}
-    return sorted(lacking)
 
 
 def ensure(kernel: str = "backports") -> Image:
@@ -216,158 +183,6 @@ def _remove_unused(days: float = UNUSED_DAYS) -> None:
                     shutil.rmtree(folder, ignore_errors=True)
 
 
-# Debian packages
-
-
-def mirror() -> tuple[str, str]:
-    """(URI, keyring) of the Debian archive that this machine's own apt uses; NVMET_P2P_LAB_MIRROR overrides the URI."""
-    keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
-    named = os.environ.get("NVMET_P2P_LAB_MIRROR")
-    if named:
-        return named, keyring
-    names = {"bullseye", "bookworm", "trixie", "forky", "sid", "oldstable", "stable", "testing", "unstable"}
-    folder = Path("/etc/apt/sources.list.d")
-    for path in sorted(folder.glob("*.sources")):
-        for stanza in re.split(r"\n\s*\n", path.read_text()):
-            field = {
-                k.lower(): v.split()
-                for k, v in re.findall(r"^([A-Za-z-]+):((?:.*)(?:\n[ \t].*)*)", stanza, re.MULTILINE)
-            }
-            if names & set(field.get("suites", [])) and "main" in field.get("components", []) and field.get("uris"):
-                return field["uris"][0], keyring
-    for path in [Path("/etc/apt/sources.list"), *sorted(folder.glob("*.list"))]:
-        if not path.exists():
-            continue
-        for line in path.read_text().splitlines():
-            words = re.sub(r"\[.*?\]", "", line.split("#")[0]).split()
-            if len(words) > 3 and words[0] == "deb" and words[2] in names and "main" in words[3:]:
-                return words[1], keyring
-    raise ImageError("no Debian archive in this machine's apt sources: name one in NVMET_P2P_LAB_MIRROR")
-
-
-class _Apt:
-    """apt with a private state: its own sources, lists and archive, and no installed packages, so that every
-    dependency is fetched too."""
-
-    def __init__(self, name: str, suites: Iterable[str]) -> None:
-        self.folder = cache_dir() / "apt" / name
-        for sub in ("sources", "preferences", "lists/partial", "cache/archives/partial"):
-            (self.folder / sub).mkdir(parents=True, exist_ok=True)
-        (self.folder / "status").write_text("")
-        uri, keyring = mirror()
-        (self.folder / "sources" / "lab.sources").write_text(
-            f"Types: deb\nURIs: {uri}\nSuites: {' '.join(suites)}\nComponents: main\nSigned-By: {keyring}\n"
-        )
-        d = self.folder
-        options = {
-            "Dir::Etc::SourceList": "/dev/null",
-            "Dir::Etc::SourceParts": d / "sources",
-            "Dir::Etc::Preferences": "/dev/null",
-            "Dir::Etc::PreferencesParts": d / "preferences",
-            "Dir::State": d,
-            "Dir::State::Lists": d / "lists",
-            "Dir::State::status": d / "status",
-            "Dir::Cache": d / "cache",
-            "Dir::Cache::pkgcache": "",
-            "Dir::Cache::srcpkgcache": "",
-            "APT::Install-Recommends": "false",
-            "APT::Sandbox::User": "",
-            "APT::Architecture": "amd64",
-            "Acquire::Retries": "3",
-            "Acquire::Languages": "none",
-        }
-        self.options = [part for key, value in options.items() for part in ("-o", f"{key}={value}")]
-        _run(["apt-get", *self.options, "-qq", "update"])
-
-    def install(self, packages: Iterable[str], *options: str) -> list[Path]:
-        """Fetch packages with their dependencies (nothing is installed); the package files."""
-        command = ["apt-get", *self.options, "-qq", "-y", *options, "install", *packages]
-        _run([*command, "--download-only"])
-        plan = re.findall(r"^Inst (\S+) \((\S+) .*\[(\w+)\]\)", _run([*command, "--simulate"]), re.MULTILINE)
-        names = [f"{name}_{version.replace(':', '%3a')}_{arch}.deb" for name, version, arch in plan]
-        archives = self.folder / "cache" / "archives"
-        for stale in {path.name for path in archives.glob("*.deb")} - set(names):
-            (archives / stale).unlink()
-        return [archives / name for name in names]
-
-    def download(self, packages: Iterable[str]) -> list[Path]:
-        """Fetch exactly these packages; the package files."""
-        folder = self.folder / "downloads"
-        folder.mkdir(exist_ok=True)
-        _run(["apt-get", *self.options, "-qq", "download", *packages], cwd=folder)
-        newest = [max(folder.glob(f"{name}_*.deb"), key=lambda p: p.stat().st_mtime) for name in packages]
-        for other in set(folder.glob("*.deb")) - set(newest):
-            other.unlink()
-        return newest
-
-    def depends(self, package: str) -> list[str]:
-        """The names a package depends on, empty if the mirror does not have it."""
-        done = subprocess.run(
-            ["apt-cache", *self.options, "depends", "--no-recommends", "--no-suggests", package],
-            check=False, capture_output=True, text=True, env=_environment(),
-        )  # fmt: skip
-        return re.findall(r"Depends: (\S+)", done.stdout)
-
-    def has(self, package: str) -> bool:
-        """Whether the mirror has the package."""
-        done = subprocess.run(
-            ["apt-cache", *self.options, "show", package],
-            check=False,
-            capture_output=True,
-            text=True,
-            env=_environment(),
-        )
-        return done.returncode == 0 and "Filename:" in done.stdout
-
-
-def _environment() -> dict[str, str]:
-    return os.environ | {"PATH": host_path(), "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
-
-
-def _run(command: list[str], cwd: Path | None = None) -> str:
-    """Run a program of the host; its standard output."""
-    try:
-        done = subprocess.run(command, cwd=cwd, env=_environment(), check=False, capture_output=True, text=True)
-    except FileNotFoundError:
-        package = HOST_PROGRAMS.get(command[0], command[0])
-        raise ImageError(f"{command[0]} is not installed: apt-get install {package}") from None
-    if done.returncode:
-        raise ImageError(f"{command[0]} failed ({done.returncode}): {done.stderr.strip()[-2000:]}")
-    return done.stdout
-
-
-def _unpack(packages: Iterable[Path], root: Path) -> None:
-    """Unpack packages into a root with a merged /usr, without running any package script."""
-    for name in ("bin", "sbin", "lib", "lib64"):
-        (root / "usr" / name).mkdir(parents=True, exist_ok=True)
-        if not (root / name).is_symlink():
-            (root / name).symlink_to(f"usr/{name}")
-    for package in packages:
-        with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", package], stdout=subprocess.PIPE) as dpkg:
-            _run_from(dpkg, ["tar", "-x", "-C", str(root), "--keep-directory-symlink", "--no-same-owner"])
-
-
-def _run_from(source: subprocess.Popen[bytes], command: list[str]) -> None:
-    done = subprocess.run(command, stdin=source.stdout, env=_environment(), check=False, capture_output=True, text=True)
-    if source.stdout is not None:
-        source.stdout.close()
-    if done.returncode or source.wait():
-        raise ImageError(f"{command[0]} failed ({done.returncode}, {source.returncode}): {done.stderr.strip()[-2000:]}")
-
-
-def _disk_image(folder: Path, image: Path, label: str) -> None:
-    """An ext4 image of a folder, for reading only: no journal, no spare room to speak of."""
-    size = inodes = 0
-    for parent, folders, files in os.walk(folder):
-        inodes += len(folders) + len(files)
-        size += 4096 * len(folders)
-        size += sum((os.lstat(os.path.join(parent, f)).st_size + 4095) // 4096 * 4096 for f in files)
-    megabytes = (size + inodes * 256) * 105 // 100 // 1048576 + 8
-    _run(["mke2fs", "-q", "-t", "ext4", "-O", "^has_journal,^metadata_csum,^resize_inode", "-m", "0", "-b", "4096",
-          "-L", label, "-N", str(inodes + 200), "-E", "root_owner=0:0",
-          "-d", str(folder), str(image), f"{megabytes}M"])  # fmt: skip
-
-
 # Userland
 
 
@@ -376,9 +191,9 @@ def _userland_recipe() -> list[str]:
 
 
 def _build_userland(out: Path) -> None:
-    packages = _Apt("userland", [SUITE]).install(USERLAND)
+    packages = Apt("userland", [SUITE]).install(USERLAND)
     root = out / "root"
-    _unpack(packages, root)
+    unpack(packages, root)
     (out / "versions").write_text("".join(f"{p.name}\n" for p in packages))
     usr = root / "usr"
     _save_tools(usr, out / "tools")
@@ -386,7 +201,7 @@ def _build_userland(out: Path) -> None:
     for name in PRUNE:
         shutil.rmtree(usr / name, ignore_errors=True)
     _finish_root(root)
-    _disk_image(root, out / "root.img", "lab-root")
+    disk_image(root, out / "root.img", "lab-root")
     shutil.rmtree(root)
 
 
@@ -411,7 +226,7 @@ def _finish_root(root: Path) -> None:
     for link, target in {"bin/sh": "bash", "bin/awk": "gawk", "bin/pager": "less", "bin/vi": "busybox"}.items():
         (usr / link).unlink(missing_ok=True)
         (usr / link).symlink_to(target)
-    applets = _run([str(usr / "bin" / "busybox"), "--list"]).split()
+    applets = run([str(usr / "bin" / "busybox"), "--list"]).split()
     for applet in applets:  # for what no package brings: ping, vi, wget, ...
         if not any(os.path.lexists(usr / d / applet) for d in ("bin", "sbin")):
             (usr / "bin" / applet).symlink_to("busybox")
@@ -440,18 +255,18 @@ def _kernel_recipe(kernel: str) -> list[str]:
     return ["kernel 2", kernel, PINNED_ABI if kernel == "backports" else "", *MODULES, "-", *BOOT_MODULES]
 
 
-def _choose_kernel(kernel: str) -> tuple[_Apt, str]:
+def _choose_kernel(kernel: str) -> tuple[Apt, str]:
     """(apt state, ABI name) for what the caller asked for."""
     if kernel == "backports":
-        apt = _Apt("kernel-backports", [SUITE, BACKPORTS])
+        apt = Apt("kernel-backports", [SUITE, BACKPORTS])
         if apt.has(f"linux-image-{PINNED_ABI}"):
             return apt, PINNED_ABI
         print(f"lab: the mirror has no linux-image-{PINNED_ABI}; taking the newest of {BACKPORTS}", file=sys.stderr)
-        apt = _Apt("kernel-newest", [BACKPORTS])
+        apt = Apt("kernel-newest", [BACKPORTS])
     elif kernel == "stable":
-        apt = _Apt("kernel-stable", [SUITE])
+        apt = Apt("kernel-stable", [SUITE])
     else:
-        apt = _Apt("kernel-backports", [SUITE, BACKPORTS])
+        apt = Apt("kernel-backports", [SUITE, BACKPORTS])
         if not apt.has(f"linux-image-{kernel}"):
             raise ImageError(f"the mirror has no package linux-image-{kernel}")
         return apt, kernel
@@ -502,7 +317,7 @@ def _member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 def _decompress(data: bytes) -> bytes:
     if data.startswith(b"\x28\xb5\x2f\xfd"):
-        done = subprocess.run(["zstd", "-dcq"], input=data, check=False, capture_output=True, env=_environment())
+        done = subprocess.run(["zstd", "-dcq"], input=data, check=False, capture_output=True, env=environment())
         return done.stdout  # the kernel's payload is followed by its length: zstd complains about that
     if data.startswith(b"\xfd7zXZ\0"):
         return lzma.LZMADecompressor().decompress(data)
@@ -566,9 +381,9 @@ def _build_modules(out: Path, abi: str, files: dict[str, bytes], userland: Path)
         if name in files:
             (folder / name).write_bytes(files[name])
     tools = userland / "tools"
-    _run([str(tools / "ld.so"), "--argv0", "depmod", "--library-path", str(tools), str(tools / "kmod"),
+    run([str(tools / "ld.so"), "--argv0", "depmod", "--library-path", str(tools), str(tools / "kmod"),
           "-b", str(tree), abi])  # fmt: skip
-    _disk_image(folder, out / "modules.img", "lab-modules")
+    disk_image(folder, out / "modules.img", "lab-modules")
     shutil.rmtree(tree)
     return [name for name in MODULES if name not in plain and name not in builtin]
 
@@ -599,7 +414,7 @@ def _build_initramfs(out: Path, userland: Path, kernel: Path) -> None:
         done = subprocess.run(
             ["cpio", "--null", "-o", "-H", "newc", "--quiet", "--owner=0:0", "--reproducible"],
             input="".join(f"{name}\0" for name in names).encode(), cwd=tree, stdout=archive, check=False,
-            stderr=subprocess.PIPE, env=_environment(),
+            stderr=subprocess.PIPE, env=environment(),
         )  # fmt: skip
     if done.returncode:
         raise ImageError(f"cpio failed: {done.stderr.decode(errors='replace')}")
@@ -620,8 +435,8 @@ exec "$l" --library-path "$L:$L/pulseaudio" "$R/usr/bin/qemu-system-x86_64" \\
 
 def _build_qemu(out: Path, version: str) -> None:
     suites = QEMUS[version]
-    packages = _Apt(f"qemu{version}", suites).install(["qemu-system-x86"], "-t", suites[1])
-    _unpack(packages, out)
+    packages = Apt(f"qemu{version}", suites).install(["qemu-system-x86"], "-t", suites[1])
+    unpack(packages, out)
     for name in PRUNE:
         shutil.rmtree(out / "usr" / name, ignore_errors=True)
     (out / "qemu").write_text(_QEMU_WRAPPER)

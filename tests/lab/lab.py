@@ -9,13 +9,12 @@ that hangs is killed with everything it started; a guest that no longer answers 
 
 From the command line, one throw-away guest for one command, or a shell on the terminal:
 
-    python -m tests.lab.lab [options] -- COMMAND...
-    python -m tests.lab.lab --shell
+    python -m tests.lab [options] -- COMMAND...
+    python -m tests.lab --shell
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import json
@@ -23,7 +22,6 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -36,7 +34,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.lab import image
-from tests.lab.machine import CPU_EMULATED, Machine, command
+from tests.lab.debian import missing_packages
+from tests.lab.machine import Machine, command
+from tests.lab.monitor import KernelLog, KernelMessage, Qmp, serve_ctl, splats
 
 BOOT_TIMEOUT = 180.0
 """Seconds for a boot, on a machine that has other things to do as well. A panic ends the wait at once."""
@@ -44,11 +44,14 @@ BOOT_TIMEOUT = 180.0
 KILL_TIMEOUT = 15.0
 """Seconds for a killed script to be gone; a guest that does not manage is given up."""
 
-_SPLAT = re.compile(
-    r"\bWARNING:|\bBUG:|\bOops\b|\bCall Trace:|general protection fault|blocked for more than"
-    r"|possible .* (deadlock|locking)|refcount_t:|\brcu: INFO|KASAN|UBSAN|list_(add|del) corruption"
-    r"|soft lockup|unable to handle"
-)
+
+_MOTD = """
+nvmet-p2p lab: a guest with Debian's kernel. Your machine is 10.0.2.2 (and 127.0.0.1, for TCP) in here.
+    nvme discover -t tcp -a 10.0.2.2 -s 8009
+    nvme connect -t tcp -a 10.0.2.2 -s PORT -n NQN;  nvme list;  nvme disconnect-all
+"exit" ends the guest, Ctrl-a x kills it. Nothing that you do in it is kept.
+
+"""
 
 
 class LabError(Exception):
@@ -65,21 +68,6 @@ class ScriptFailed(LabError):
     def __init__(self, result: Result) -> None:
         super().__init__(str(result))
         self.result = result
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class KernelMessage:
-    """One record of the guest's kernel log."""
-
-    level: int
-    """3 is an error, 4 a warning, 6 informational (syslog's levels)."""
-    sequence: int
-    seconds: float
-    """Since boot."""
-    text: str
-
-    def __str__(self) -> str:
-        return f"[{self.seconds:12.6f}] {self.text}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -128,11 +116,6 @@ class Result:
             if text.strip():
                 parts += [f"--- {name}", text.strip()[-6000:]]
         return "\n".join(parts)
-
-
-def splats(messages: tuple[KernelMessage, ...]) -> tuple[KernelMessage, ...]:
-    """Those of the messages that tell of a fault in the kernel."""
-    return tuple(m for m in messages if _SPLAT.search(m.text))
 
 
 class Job:
@@ -224,13 +207,13 @@ class Guest:
         self._folder: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._agent: socket.socket | None = None
-        self._qmp: _Qmp | None = None
+        self._qmp: Qmp | None = None
         self._changed = threading.Condition()
         self._ready = False
         self._codes: dict[int, int] = {}
         self._pongs: set[int] = set()
         self._last_id = 0
-        self._log = _KernelLog()
+        self._log = KernelLog()
 
     def __enter__(self) -> Self:
         return self
@@ -279,7 +262,7 @@ class Guest:
         (run / "lab" / "motd").write_text(_MOTD)
         self._ready = False
         self._codes.clear()
-        self._log = _KernelLog(run / "lab" / "kmsg")
+        self._log = KernelLog(run / "lab" / "kmsg")
         arguments = command(self.machine, run, boot, terminal=self.terminal, append=self._terminal_arguments())
         started = time.monotonic()
         with open(run / "qemu.err", "wb") as errors:
@@ -361,9 +344,9 @@ class Guest:
         deadline = time.monotonic() + timeout
         self._agent = self._socket("agent", deadline)
         threading.Thread(target=self._read_agent, args=(self._agent,), daemon=True).start()
-        self._qmp = _Qmp(self._socket("qmp", deadline))
+        self._qmp = Qmp(self._socket("qmp", deadline))
         ctl = self._socket("ctl", deadline)
-        threading.Thread(target=_serve_ctl, args=(ctl, self._qmp), daemon=True).start()
+        threading.Thread(target=serve_ctl, args=(ctl, self._qmp), daemon=True).start()
 
     def _socket(self, name: str, deadline: float) -> socket.socket:
         while True:
@@ -529,80 +512,6 @@ class Guest:
         return answer["return"]
 
 
-class _KernelLog:
-    """Reads the guest's /dev/kmsg records from the file they are copied to."""
-
-    def __init__(self, path: Path | None = None) -> None:
-        self._path = path
-        self._offset = 0
-        self._messages: dict[int, KernelMessage] = {}
-
-    def read(self) -> tuple[KernelMessage, ...]:
-        if self._path is not None and self._path.exists():
-            with open(self._path, "rb") as handle:
-                handle.seek(self._offset)
-                data = handle.read()
-            whole = data[: data.rfind(b"\n") + 1]
-            self._offset += len(whole)
-            for line in whole.decode(errors="replace").split("\n"):
-                found = re.match(r"(\d+),(\d+),(\d+),[^;]*;(.*)", line)
-                if found:  # other lines are a record's dictionary
-                    level, sequence, micros, text = found.groups()
-                    message = KernelMessage(int(level) & 7, int(sequence), int(micros) / 1e6, text)
-                    self._messages[message.sequence] = message  # the log is read anew after an overrun
-        return tuple(self._messages[n] for n in sorted(self._messages))
-
-
-class _Qmp:
-    """QEMU's machine monitor."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        self._file = connection.makefile("rw")
-        self._lock = threading.Lock()
-        self._file.readline()
-        self.execute("qmp_capabilities", {})
-
-    def execute(self, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """One command; the whole answer."""
-        with self._lock:
-            try:
-                self._file.write(json.dumps({"execute": name, "arguments": dict(arguments)}) + "\n")
-                self._file.flush()
-                for line in self._file:
-                    answer: dict[str, Any] = json.loads(line)
-                    if "event" not in answer:
-                        return answer
-            except (OSError, ValueError):
-                pass
-            return {"error": "QEMU is gone"}
-
-    def close(self) -> None:
-        """Close the connection."""
-        with self._lock, contextlib.suppress(OSError):
-            self._file.close()
-            self._connection.close()
-
-
-def _serve_ctl(connection: socket.socket, qmp: _Qmp) -> None:
-    """Answer the guest's requests to QEMU's monitor: "hmp TEXT" or "qmp NAME JSON", a line each way."""
-    with contextlib.suppress(OSError), connection, connection.makefile("rw", errors="replace") as lines:
-        for line in lines:
-            words = line.split(None, 1)
-            try:
-                if words[:1] == ["hmp"]:
-                    answer = qmp.execute("human-monitor-command", {"command-line": words[1].strip()})
-                elif words[:1] == ["qmp"]:
-                    name, _, arguments = words[1].strip().partition(" ")
-                    answer = qmp.execute(name, json.loads(arguments or "{}"))
-                else:
-                    answer = {"error": 'expected "hmp TEXT" or "qmp NAME JSON"'}
-            except (IndexError, ValueError) as error:
-                answer = {"error": f"not understood: {error}"}
-            lines.write(json.dumps(answer) + "\n")
-            lines.flush()
-
-
 def _text(path: Path) -> str:
     try:
         return path.read_bytes().decode(errors="replace").replace("\r\n", "\n")
@@ -612,152 +521,5 @@ def _text(path: Path) -> str:
 
 def unavailable() -> str | None:
     """Why this machine cannot run the lab, or None."""
-    missing = image.missing_packages()
+    missing = missing_packages()
     return f"the lab needs packages that are not installed: apt-get install {' '.join(missing)}" if missing else None
-
-
-# Command line
-
-_MOTD = """
-nvmet-p2p lab: a guest with Debian's kernel. Your machine is 10.0.2.2 (and 127.0.0.1, for TCP) in here.
-    nvme discover -t tcp -a 10.0.2.2 -s 8009
-    nvme connect -t tcp -a 10.0.2.2 -s PORT -n NQN;  nvme list;  nvme disconnect-all
-"exit" ends the guest, Ctrl-a x kills it. Nothing that you do in it is kept.
-
-"""
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.lab.lab",
-        description="Run one command in a throw-away guest (bash, as root); its output and exit code are ours. "
-        "124: it timed out; 125: the guest gave no result.",
-    )
-    add = parser.add_argument
-    add("--shell", action="store_true", help="a shell in the guest on this terminal, after COMMAND if one is given")
-    add("--kernel", default="backports", help="backports (default), stable (Debian 13's own) or an ABI name")
-    add("--qemu", default="host", help="host (default), 10, 11 (fetched on first use) or a command")
-    add("--accel", help="tcg (default) or kvm")
-    add("--machine", default="q35", help="QEMU's machine type with its properties (q35)")
-    add(
-        "--cpu",
-        default=CPU_EMULATED,
-        help="an AMD family from 23 lets Linux do P2P through the host bridge; Nehalem forbids it",
-    )
-    add("--smp", type=int, default=2, help="processors (2)")
-    add("--mem", default="1G", help="memory (1G)")
-    add("--no-net", action="store_true", help="no network to the host")
-    add("--nvme", action="append", default=[], metavar="ID:PORT:SIZE_MB[:CMB_MB[:key=value,...]]",
-        help="a controller; PORT: rp (own root port), rc (root complex), sw1, sw2 (behind that switch)")  # fmt: skip
-    add(
-        "--share",
-        action="append",
-        default=[],
-        metavar="FOLDER=TAG",
-        help="a folder of the host, at /mnt/TAG in the guest",
-    )
-    add("--append", default="", help="more kernel arguments")
-    add("--trace", action="append", default=[], help="QEMU trace event pattern; the log is DIR/trace")
-    add("--qemu-arg", action="append", default=[], help="more QEMU arguments (split like a shell's)")
-    add("--dir", type=Path, help="run folder, kept; default: a temporary one")
-    add("--timeout", type=float, default=180, help="seconds for the command (180); the boot does not count")
-    add("--dry", action="store_true", help="print QEMU's command line and stop")
-    add("-v", "--verbose", action="store_true", help="the console and the command's kernel messages on standard error")
-    add("command", nargs=argparse.REMAINDER, metavar="-- COMMAND")
-    return parser
-
-
-def machine_of(options: argparse.Namespace) -> Machine:
-    """The machine that the command line describes."""
-    shares = []
-    for share in options.share:
-        folder, equals, tag = share.rpartition("=")
-        if not equals or not re.fullmatch(r"\w+", tag):
-            raise LabError(f"--share {share!r} is not FOLDER=TAG")
-        shares.append((tag, Path(folder)))
-    machine = Machine(
-        kernel=options.kernel,
-        qemu=options.qemu,
-        cpu=options.cpu,
-        smp=options.smp,
-        memory=options.mem,
-        net=not options.no_net,
-        nvme=tuple(options.nvme),
-        share=tuple(shares),
-        trace=tuple(options.trace),
-        append=options.append,
-        qemu_args=tuple(options.qemu_arg),
-        machine_type=options.machine,
-    )
-    return dataclasses.replace(machine, accel=options.accel) if options.accel else machine
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """The command line."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    words = options.command[1:] if options.command[:1] == ["--"] else options.command
-    script = words[0] if len(words) == 1 else shlex.join(words)
-    if not words and not options.shell and not options.dry:
-        parser.error("no COMMAND and no --shell")
-    if options.shell and not sys.stdin.isatty():
-        parser.error("--shell needs a terminal")
-    why = unavailable()
-    if why:
-        print(f"lab: {why}", file=sys.stderr)
-        return 125
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # timeout(1) around us ends QEMU too
-    try:
-        machine = machine_of(options)
-        if options.dry:
-            with tempfile.TemporaryDirectory() as folder:
-                print(shlex.join(command(machine, Path(folder), image.ensure(machine.kernel))))
-            return 0
-        with Guest(machine, directory=options.dir, terminal=options.shell) as guest:
-            return _shell(guest, script) if options.shell else _one(guest, script, options)
-    except (LabError, image.ImageError, ValueError) as error:
-        print(f"lab: {error}", file=sys.stderr)
-        return 125
-    except KeyboardInterrupt:
-        return 130
-
-
-def _one(guest: Guest, script: str, options: argparse.Namespace) -> int:
-    job = guest.start(script)
-    shown = {"out": 0, "err": 0}
-
-    def relay() -> None:
-        for name, stream in (("out", sys.stdout), ("err", sys.stderr)):
-            path = job.folder / name
-            if path.exists():
-                with open(path, "rb") as handle:
-                    handle.seek(shown[name])
-                    data = handle.read()
-                shown[name] += len(data)
-                stream.buffer.write(data)
-                stream.flush()
-
-    result = job.wait(options.timeout, check=False, poll=relay)
-    relay()
-    if options.verbose:
-        print(f"--- console.log\n{guest.console}\n--- dmesg\n{result.dmesg}", file=sys.stderr)
-    how = " TIMED OUT" if result.timed_out else ""
-    print(
-        f"lab: exit code {result.code}, boot {guest.boot_seconds:.1f} s, command {result.seconds:.1f} s{how}",
-        file=sys.stderr,
-    )
-    return result.code
-
-
-def _shell(guest: Guest, script: str) -> int:
-    print("lab: booting, a few seconds", file=sys.stderr)
-    guest.boot()
-    if script:
-        guest.run(script, timeout=60, check=False, keep=True)
-    assert guest._process is not None
-    guest._process.wait()
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

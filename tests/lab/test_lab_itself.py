@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.lab import lab
+from tests.lab.__main__ import main
 from tests.lab.lab import Guest, GuestDied, ScriptFailed
 from tests.lab.machine import Machine
+from tests.lab.monitor import KernelMessage, splats
 
 DEVICE = "nvme list -o json | jq -r '.Devices[].DevicePath'"
 NQN = "nqn.2026-01.io.nvmet-p2p:lab"
@@ -156,8 +157,8 @@ def test_kernel_faults_are_told_from_other_messages(guest: Guest) -> None:
         "BUG: kernel NULL pointer",
         "INFO: task dd:1 blocked for more than 120 seconds.",
     )
-    faults = tuple(lab.KernelMessage(4, n, 0.0, text) for n, text in enumerate(texts))
-    assert lab.splats(faults) == faults
+    faults = tuple(KernelMessage(4, n, 0.0, text) for n, text in enumerate(texts))
+    assert splats(faults) == faults
 
 
 # The network
@@ -334,21 +335,21 @@ def test_debian_13s_own_kernel(boot: Callable[[Machine], Guest]) -> None:
 
 
 def test_command_line_runs_one_command(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-    assert lab.main(["--no-net", "--mem", "512M", "--", "echo out; echo err >&2; ip -br a | wc -l; exit 3"]) == 3
+    assert main(["--no-net", "--mem", "512M", "--", "echo out; echo err >&2; ip -br a | wc -l; exit 3"]) == 3
     out, err = capfdbinary.readouterr()
     assert out == b"out\n1\n"
     assert b"err\n" in err
 
 
 def test_command_line_reports_a_timeout(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-    assert lab.main(["--timeout", "1", "--", "echo begun; sleep 100"]) == 124
+    assert main(["--timeout", "1", "--", "echo begun; sleep 100"]) == 124
     assert capfdbinary.readouterr().out == b"begun\n"
 
 
 def test_shell_on_a_terminal() -> None:
     master, slave = pty.openpty()
     environment = os.environ | {"TERM": "vt100"}
-    command = [sys.executable, "-m", "tests.lab.lab", "--shell", "--no-net", "--mem", "512M"]
+    command = [sys.executable, "-m", "tests.lab", "--shell", "--no-net", "--mem", "512M"]
     with subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=environment) as process:
         os.close(slave)
         try:
