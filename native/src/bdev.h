@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * bdev.h: back ends: arrays of blocks behind one vtable. Created, changed and destroyed on the control thread; I/O on
+ * reactors. What differs by reactor (counters, I/O in flight) lies in bdev_reactor, one cache line group each.
+ */
+#pragma once
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <sys/queue.h>
+
+#include "engine.h"
+#include "rangelock.h"
+#include "reactor.h"
+
+struct bdev;
+struct bdev_io;
+
+enum bdev_op { BDEV_READ, BDEV_WRITE, BDEV_FLUSH, BDEV_UNMAP, BDEV_ZERO, BDEV_OPS };
+
+#define BDEV_PENDING 1 /* bdev_submit: done() comes later; else 0 or -errno, and done() does not come */
+
+/* One operation. The caller fills the first part; offset and length are bytes, whole blocks, inside the bdev. */
+struct bdev_io {
+	struct bdev *bdev;
+	enum bdev_op op;
+	bool fua;   /* write, zero: on stable storage before done */
+	bool unmap; /* zero: space may be given back */
+	bool quiet; /* not counted: part of another command (Copy, Compare, Verify) */
+	uint64_t offset, length;
+	uint8_t *buf; /* read: filled completely or the operation fails; write: unchanged until done */
+	void (*done)(struct bdev_io *io, int rc);
+
+	/* the bdev's own */
+	struct reactor *r;
+	struct bdev *top; /* where the operation was submitted; differs from bdev below layers */
+	struct uop uop;
+	uint64_t progress;
+	uint64_t start_ns;
+	uint8_t step;
+	struct bdev *hook; /* an error bdev that wants to see the result */
+	int rc;
+	struct __kernel_timespec timeout;
+	TAILQ_ENTRY(bdev_io) link;
+};
+
+TAILQ_HEAD(bdev_io_list, bdev_io);
+
+/* Every member is called on a reactor unless it says otherwise. */
+struct bdev_ops {
+	/* Required. BDEV_PENDING (then bdev_done), 0 or -errno. */
+	int (*submit)(struct bdev_io *io);
+	/* Optional: the bytes themselves, at most *length of them (reduced to what is contiguous), for reads without a
+	 * copy; valid while the bdev is pinned. A bdev that has it never returns BDEV_PENDING. */
+	const uint8_t *(*map)(struct bdev *bdev, uint64_t offset, uint32_t *length);
+	/* Optional, control thread: 0 or -errno. */
+	int (*resize)(struct bdev *bdev, uint64_t num_blocks);
+	/* Optional: fails what is held for ever (error bdev "pending"), so that the bdev can drain. */
+	void (*drain)(struct bdev *bdev, struct reactor *r);
+	/* Required, control thread: nothing is in flight. */
+	void (*destroy)(struct bdev *bdev);
+};
+
+struct bdev_stat_r {
+	_Atomic uint64_t bytes[4], ops[4], latency[4]; /* read, write, unmap, copy */
+	_Atomic uint64_t errors[8];
+};
+
+struct bdev_reactor {
+	struct bdev_stat_r stat;
+	uint32_t unlocked;  /* operations in flight that hold no range lock */
+	uint32_t pins;      /* stretches of the bdev's memory on their way to a socket */
+	struct rmsg *on_unpinned, *on_unlocked;
+	struct bdev_io_list held; /* error bdev: pending for ever; QoS: waiting for tokens */
+	struct uop qos_timer;
+	struct __kernel_timespec qos_timeout;
+	bool qos_armed;
+	_Atomic uint64_t *histogram; /* the control thread allocates, this reactor counts */
+} __attribute__((aligned(128)));
+
+struct bdev_qos {
+	pthread_mutex_t lock;
+	uint64_t limit[4]; /* I/Os, bytes of both, bytes read, bytes written; a second */
+	int64_t tokens[4];
+	uint64_t filled_ns;
+};
+
+struct bdev {
+	char name[DP_NAME_MAX + 1];
+	enum dp_bdev_kind kind;
+	const struct bdev_ops *ops;
+	uint32_t block_size, physical_block_size;
+	unsigned block_shift;
+	_Atomic uint64_t num_blocks;
+	bool readonly, write_cache, unmap;
+	_Atomic bool direct;    /* served at once, in the caller's buffer: has map(), no limit, no histogram */
+	_Atomic bool excl;      /* a fused pair was seen: writes take range locks from now on */
+	_Atomic bool excl_ready; /* ... and none without one is in flight any more */
+	_Atomic bool limited, histogram;
+	_Atomic unsigned excl_acks;
+	struct rangelock locks;
+	struct bdev_qos qos;
+	struct bdev *base; /* below a layer */
+	unsigned layers;   /* above it; control thread */
+	bool deleting;
+	struct bdev_reactor *r; /* one for each reactor */
+	unsigned n_reactors;
+	LIST_ENTRY(bdev) link;
+	struct dp_iostat zero; /* the sums at the last dp_bdev_iostat_reset */
+};
+
+/* -- control thread */
+struct bdev *bdev_open(const struct dp_bdev_config *config, struct bdev *base, unsigned n_reactors, int *rc,
+		       char err[DP_ERR_MAX]);
+void bdev_destroy(struct bdev *bdev);
+void bdev_facts(const struct bdev *bdev, struct dp_bdev_facts *facts);
+void bdev_stat_sum(struct bdev *bdev, struct dp_iostat *stat);
+void bdev_update_direct(struct bdev *bdev);
+
+struct bdev *bdev_malloc_open(const struct dp_bdev_config *config, int *rc, char err[DP_ERR_MAX]);
+struct bdev *bdev_null_open(const struct dp_bdev_config *config, int *rc, char err[DP_ERR_MAX]);
+struct bdev *bdev_uring_open(const struct dp_bdev_config *config, int *rc, char err[DP_ERR_MAX]);
+struct bdev *bdev_delay_open(const struct dp_bdev_config *config, struct bdev *base, int *rc, char err[DP_ERR_MAX]);
+struct bdev *bdev_error_open(const struct dp_bdev_config *config, struct bdev *base, int *rc, char err[DP_ERR_MAX]);
+int bdev_error_inject(struct bdev *bdev, const char *io_type, const char *error_type, uint32_t num, uint32_t offset,
+		      uint8_t value);
+int bdev_delay_update(struct bdev *bdev, const char *latency_type, uint64_t us);
+void bdev_error_hook(struct bdev_io *io); /* damages a read that came later */
+int bdev_qos_set(struct bdev *bdev, const uint64_t limit[4]);
+int bdev_histogram_enable(struct bdev *bdev, bool enable);
+int bdev_histogram_get(struct bdev *bdev, uint64_t **buckets, size_t *count, unsigned *shift);
+
+/* -- reactors */
+int bdev_submit(struct reactor *r, struct bdev_io *io);
+void bdev_done(struct bdev_io *io, int rc); /* by back ends, for what was BDEV_PENDING */
+int bdev_forward(struct bdev_io *io, struct bdev *base); /* a layer hands it down */
+void bdev_count(struct bdev *bdev, unsigned reactor, unsigned what, uint64_t bytes, uint64_t ns);
+void bdev_qos_expired(struct reactor *r, struct uop *op, int res);
+
+static inline void bdev_pin(struct bdev *bdev, struct reactor *r)
+{
+	bdev->r[r->id].pins++;
+}
+
+static inline void bdev_unpin(struct bdev *bdev, struct reactor *r)
+{
+	struct bdev_reactor *br = &bdev->r[r->id];
+
+	if (--br->pins == 0 && br->on_unpinned) {
+		struct rmsg *msg = br->on_unpinned;
+
+		br->on_unpinned = NULL;
+		msg->fn(r, msg);
+	}
+}
+
+/* Statuses: the one place where an errno becomes one. write: the data went to the medium. */
+uint32_t status_of_errno(int error, bool write);

@@ -1,0 +1,582 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * engine.c: engine.h carried out on the control thread: the registry of back ends and controllers, start and stop. Queues
+ * are in engine_queue.c.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "cpumask.h"
+#include "engine_priv.h"
+#include "fan.h"
+
+#define POOL_MIN (4u << 20)
+
+static struct {
+	struct dp_options options;
+	struct reactor *reactors;
+	unsigned n;
+	LIST_HEAD(, bdev) bdevs;
+	LIST_HEAD(, ctrlr) ctrlrs;
+} engine;
+
+struct reactor *engine_reactor(unsigned index)
+{
+	return &engine.reactors[index];
+}
+
+unsigned engine_reactors(void)
+{
+	return engine.n;
+}
+
+void engine_post(void (*fn)(void *arg), void *arg)
+{
+	engine.options.post(fn, arg);
+}
+
+const struct dp_events *engine_events(void)
+{
+	return engine.options.events;
+}
+
+volatile uint64_t *engine_activity(uint32_t slot)
+{
+	return engine.options.activity && slot < engine.options.activity_slots ? &engine.options.activity[slot] : NULL;
+}
+
+/* -- life */
+
+int dp_start(const struct dp_options *options, char err[DP_ERR_MAX])
+{
+	int cpus[REACTORS_MAX];
+	int n = 1;
+
+	cpus[0] = -1;
+	if (options->cpumask) {
+		n = cpumask_parse(options->cpumask, cpus, REACTORS_MAX, err);
+		if (n < 0)
+			return n;
+	}
+	engine.options = *options;
+	engine.reactors = aligned_alloc(64, (size_t)n * sizeof(*engine.reactors));
+	if (!engine.reactors)
+		return -ENOMEM;
+	memset(engine.reactors, 0, (size_t)n * sizeof(*engine.reactors));
+	LIST_INIT(&engine.bdevs);
+	LIST_INIT(&engine.ctrlrs);
+	for (engine.n = 0; engine.n < (unsigned)n; engine.n++) {
+		struct reactor_options each = { .id = engine.n,
+						.cpu = cpus[engine.n],
+						.spin_us = options->spin_us,
+						.pool_bytes = options->pool_bytes / (unsigned)n,
+						.hugepages = options->hugepages };
+		int rc;
+
+		if (each.pool_bytes < POOL_MIN)
+			each.pool_bytes = POOL_MIN;
+		rc = reactor_start(&engine.reactors[engine.n], &each);
+		if (rc < 0) {
+			snprintf(err, DP_ERR_MAX, "reactor %u: %s%s", engine.n, strerror(-rc),
+				 rc == -ENOSYS || rc == -EPERM ? " (io_uring is not available)" : "");
+			while (engine.n-- > 0)
+				reactor_stop(&engine.reactors[engine.n]);
+			engine.n = 0;
+			free(engine.reactors);
+			return rc;
+		}
+	}
+	return 0;
+}
+
+struct stop {
+	dp_done_fn done;
+	void *arg;
+	unsigned left;
+};
+
+static void stop_end(struct stop *stop)
+{
+	dp_done_fn done = stop->done;
+	void *arg = stop->arg;
+	struct ctrlr *c;
+
+	for (unsigned i = 0; i < engine.n; i++)
+		reactor_stop(&engine.reactors[i]);
+	free(engine.reactors);
+	engine.n = 0;
+	while ((c = LIST_FIRST(&engine.ctrlrs))) {
+		LIST_REMOVE(c, link);
+		for (uint32_t i = 0; i < c->n; i++)
+			free(c->ns[i].bdev_name);
+		free(c->ns);
+		free(c);
+	}
+	free(stop);
+	done(arg, 0);
+}
+
+static void stop_step(void *arg, int rc)
+{
+	struct stop *stop = arg;
+
+	if (--stop->left == 0)
+		stop_end(stop);
+}
+
+static void stop_bdevs(void *arg, int rc)
+{
+	struct stop *stop = arg;
+	struct ctrlr *c;
+	struct bdev *bdev;
+
+	if (--stop->left)
+		return;
+	stop->left = 1;
+	LIST_FOREACH(c, &engine.ctrlrs, link) {
+		stop->left++;
+		ctrlr_drop(c->key, engine_step, engine_step_new(stop_step, stop));
+	}
+	/* Layers were created after what they lie on, and the list has the newest first. */
+	for (bdev = LIST_FIRST(&engine.bdevs); bdev;) {
+		struct bdev *next = LIST_NEXT(bdev, link);
+
+		if (!bdev->deleting) {
+			stop->left++;
+			dp_bdev_delete(bdev->name, stop_step, stop);
+		}
+		bdev = next;
+	}
+	stop_step(stop, 0);
+}
+
+void dp_stop(dp_done_fn done, void *arg)
+{
+	struct stop *stop = calloc(1, sizeof(*stop));
+	struct ctrlr *c;
+
+	if (!stop)
+		abort();
+	stop->done = done;
+	stop->arg = arg;
+	stop->left = 1;
+	LIST_FOREACH(c, &engine.ctrlrs, link) {
+		stop->left++;
+		dp_queue_close((struct dp_queue_key){ .ctrlr = c->key }, stop_bdevs, stop);
+	}
+	stop_bdevs(stop, 0);
+}
+
+/* -- a done callback with a code from a fan, which has none */
+
+struct step {
+	dp_done_fn done;
+	void *arg;
+};
+
+void *engine_step_new(dp_done_fn done, void *arg)
+{
+	struct step *step = malloc(sizeof(*step));
+
+	if (!step)
+		abort();
+	*step = (struct step){ done, arg };
+	return step;
+}
+
+void engine_step(void *arg)
+{
+	struct step step = *(struct step *)arg;
+
+	free(arg);
+	step.done(step.arg, 0);
+}
+
+/* -- back ends */
+
+static struct bdev *find(const char *name)
+{
+	struct bdev *bdev;
+
+	LIST_FOREACH(bdev, &engine.bdevs, link)
+		if (!bdev->deleting && strcmp(bdev->name, name) == 0)
+			return bdev;
+	return NULL;
+}
+
+static void nothing(void *arg, int rc)
+{
+}
+
+/* Ties every namespace that names the bdev to it (or, bdev NULL, to nothing). done: once for each controller. */
+static unsigned retie(const char *name, struct bdev *bdev, dp_done_fn done, void *arg)
+{
+	struct ctrlr *c;
+	unsigned n = 0;
+
+	LIST_FOREACH(c, &engine.ctrlrs, link) {
+		bool changed = false;
+
+		for (uint32_t i = 0; i < c->n; i++)
+			if (strcmp(c->ns[i].bdev_name, name) == 0 && c->ns[i].bdev != bdev) {
+				c->ns[i].bdev = bdev;
+				changed = true;
+			}
+		if (changed) {
+			n++;
+			if (ctrlr_push(c, engine_step, engine_step_new(done, arg)) < 0)
+				abort();
+		}
+	}
+	return n;
+}
+
+int dp_bdev_create(const struct dp_bdev_config *config, struct dp_bdev_facts *facts, char err[DP_ERR_MAX])
+{
+	struct bdev *bdev, *base = NULL;
+	int rc;
+
+	err[0] = 0;
+	if (strlen(config->name) > DP_NAME_MAX || !config->name[0])
+		return -EINVAL;
+	LIST_FOREACH(bdev, &engine.bdevs, link)
+		if (strcmp(bdev->name, config->name) == 0) {
+			snprintf(err, DP_ERR_MAX, "bdev %.100s exists already", config->name);
+			return -EEXIST;
+		}
+	if (config->kind == DP_BDEV_DELAY || config->kind == DP_BDEV_ERROR) {
+		base = config->base ? find(config->base) : NULL;
+		if (!base) {
+			snprintf(err, DP_ERR_MAX, "bdev %.100s does not exist", config->base ? config->base : "");
+			return -ENODEV;
+		}
+	}
+	bdev = bdev_open(config, base, engine.n, &rc, err);
+	if (!bdev) {
+		if (!err[0])
+			snprintf(err, DP_ERR_MAX, "bdev %.100s: %s", config->name, strerror(-rc));
+		return rc;
+	}
+	bdev->base = base;
+	if (base)
+		base->layers++;
+	LIST_INSERT_HEAD(&engine.bdevs, bdev, link);
+	bdev_facts(bdev, facts);
+	retie(bdev->name, bdev, nothing, NULL);
+	return 0;
+}
+
+struct bdev_end {
+	struct bdev *bdev;
+	dp_done_fn done;
+	void *arg;
+	unsigned left;
+};
+
+static void bdev_unpinned(struct reactor *r, struct rmsg *msg)
+{
+	fan_ack(dp_container_of(msg, struct fan_part, msg));
+}
+
+static void bdev_unpin_wait(struct reactor *r, struct rmsg *msg)
+{
+	struct fan_part *part = dp_container_of(msg, struct fan_part, msg);
+	struct bdev *bdev = part->data;
+
+	if (bdev->r[r->id].pins == 0 && !bdev->r[r->id].qos_armed) {
+		fan_ack(part);
+	} else if (bdev->r[r->id].pins == 0) {
+		reactor_send(r, msg); /* the timer of its rate limit has yet to expire */
+	} else {
+		msg->fn = bdev_unpinned;
+		bdev->r[r->id].on_unpinned = msg;
+	}
+}
+
+/* Nobody sends from its memory any more. */
+static void bdev_gone(void *arg)
+{
+	struct bdev *bdev = arg;
+
+	LIST_REMOVE(bdev, link);
+	bdev_destroy(bdev);
+}
+
+static void fan_bdev(struct bdev *bdev, void (*fn)(struct reactor *r, struct rmsg *msg), void (*done)(void *), void *arg)
+{
+	struct fan *fan = fan_new(fn, done, arg);
+
+	if (!fan)
+		abort();
+	for (unsigned i = 0; i < engine.n; i++)
+		fan->parts[i].data = bdev;
+	fan_send(fan);
+}
+
+/* No command is in it. Its memory may still be on the way to sockets: a host that does not read must not hold this up. */
+static void bdev_drained(void *arg, int rc)
+{
+	struct bdev_end *end = arg;
+	struct bdev_end last = *end;
+
+	if (--end->left)
+		return;
+	free(end);
+	if (last.bdev->base)
+		last.bdev->base->layers--;
+	snprintf(last.bdev->name, sizeof(last.bdev->name), "%s", "");
+	fan_bdev(last.bdev, bdev_unpin_wait, bdev_gone, last.bdev);
+	last.done(last.arg, 0);
+}
+
+static void bdev_drain(struct reactor *r, struct rmsg *msg)
+{
+	struct fan_part *part = dp_container_of(msg, struct fan_part, msg);
+	struct bdev *bdev = part->data;
+
+	if (bdev->ops->drain)
+		bdev->ops->drain(bdev, r);
+	fan_ack(part);
+}
+
+int dp_bdev_delete(const char *name, dp_done_fn done, void *arg)
+{
+	struct bdev *bdev = find(name);
+	struct bdev_end *end;
+
+	if (!bdev)
+		return -ENODEV;
+	if (bdev->layers)
+		return -EBUSY;
+	end = malloc(sizeof(*end));
+	if (!end)
+		return -ENOMEM;
+	bdev->deleting = true;
+	*end = (struct bdev_end){ bdev, done, arg, 2 };
+	end->left += retie(name, NULL, bdev_drained, end);
+	fan_bdev(bdev, bdev_drain, engine_step, engine_step_new(bdev_drained, end));
+	bdev_drained(end, 0);
+	return 0;
+}
+
+int dp_bdev_resize(const char *name, uint64_t num_blocks, struct dp_bdev_facts *facts, char err[DP_ERR_MAX])
+{
+	struct bdev *bdev = find(name);
+	int rc;
+
+	err[0] = 0;
+	if (!bdev)
+		return -ENODEV;
+	rc = bdev->ops->resize ? bdev->ops->resize(bdev, num_blocks) : -ENOTSUP;
+	if (rc < 0) {
+		snprintf(err, DP_ERR_MAX, "bdev %.100s: %s", name, strerror(-rc));
+		return rc;
+	}
+	if (num_blocks)
+		atomic_store(&bdev->num_blocks, num_blocks);
+	bdev_facts(bdev, facts);
+	return 0;
+}
+
+int dp_bdev_iostat(const char *name, struct dp_iostat *stat)
+{
+	struct bdev *bdev = find(name);
+	const uint64_t *zero;
+	uint64_t *value = (uint64_t *)stat;
+
+	if (!bdev)
+		return -ENODEV;
+	bdev_stat_sum(bdev, stat);
+	zero = (const uint64_t *)&bdev->zero;
+	for (size_t i = 0; i < sizeof(*stat) / sizeof(uint64_t); i++)
+		value[i] -= zero[i];
+	return 0;
+}
+
+int dp_bdev_iostat_reset(const char *name)
+{
+	struct bdev *bdev = find(name);
+
+	if (!bdev)
+		return -ENODEV;
+	bdev_stat_sum(bdev, &bdev->zero);
+	return 0;
+}
+
+int dp_bdev_set_qos(const char *name, uint64_t rw_ios_per_sec, uint64_t rw_mbytes_per_sec, uint64_t r_mbytes_per_sec,
+		    uint64_t w_mbytes_per_sec, char err[DP_ERR_MAX])
+{
+	const uint64_t mib = 1u << 20;
+	const uint64_t limit[4] = { rw_ios_per_sec, rw_mbytes_per_sec * mib, r_mbytes_per_sec * mib, w_mbytes_per_sec * mib };
+	struct bdev *bdev = find(name);
+
+	err[0] = 0;
+	if (!bdev)
+		return -ENODEV;
+	if (rw_mbytes_per_sec >> 40 || r_mbytes_per_sec >> 40 || w_mbytes_per_sec >> 40 || rw_ios_per_sec >> 60)
+		return -EINVAL;
+	return bdev_qos_set(bdev, limit);
+}
+
+int dp_bdev_histogram_enable(const char *name, bool enable)
+{
+	struct bdev *bdev = find(name);
+
+	return bdev ? bdev_histogram_enable(bdev, enable) : -ENODEV;
+}
+
+int dp_bdev_histogram_get(const char *name, uint64_t **buckets, size_t *count, unsigned *bucket_shift)
+{
+	struct bdev *bdev = find(name);
+
+	return bdev ? bdev_histogram_get(bdev, buckets, count, bucket_shift) : -ENODEV;
+}
+
+int dp_bdev_error_inject(const char *name, const char *io_type, const char *error_type, uint32_t num,
+			 uint32_t corrupt_offset, uint8_t corrupt_value)
+{
+	struct bdev *bdev = find(name);
+
+	if (!bdev)
+		return -ENODEV;
+	return bdev->kind == DP_BDEV_ERROR ?
+		       bdev_error_inject(bdev, io_type, error_type, num, corrupt_offset, corrupt_value) :
+		       -EINVAL;
+}
+
+int dp_bdev_delay_update(const char *name, const char *latency_type, uint64_t us)
+{
+	struct bdev *bdev = find(name);
+
+	if (!bdev)
+		return -ENODEV;
+	return bdev->kind == DP_BDEV_DELAY ? bdev_delay_update(bdev, latency_type, us) : -EINVAL;
+}
+
+/* -- controllers */
+
+struct ctrlr *engine_ctrlr(uint64_t key)
+{
+	struct ctrlr *c;
+
+	LIST_FOREACH(c, &engine.ctrlrs, link)
+		if (c->key == key)
+			return c;
+	return NULL;
+}
+
+static void free_ns(struct ctrlr *c)
+{
+	for (uint32_t i = 0; i < c->n; i++)
+		free(c->ns[i].bdev_name);
+	free(c->ns);
+	c->ns = NULL;
+	c->n = 0;
+}
+
+static int by_nsid(const void *a, const void *b)
+{
+	const struct ns_config *x = a, *y = b;
+
+	return x->nsid < y->nsid ? -1 : x->nsid > y->nsid;
+}
+
+static int copy_ns(struct ctrlr *c, const struct dp_ctrlr_view *view)
+{
+	c->ns = calloc(view->num_ns ? view->num_ns : 1, sizeof(*c->ns));
+	if (!c->ns)
+		return -ENOMEM;
+	for (c->n = 0; c->n < view->num_ns; c->n++) {
+		const struct dp_ns_view *from = &view->ns[c->n];
+
+		c->ns[c->n] = (struct ns_config){ .nsid = from->nsid,
+						  .anagrpid = from->anagrpid,
+						  .ana_state = from->ana_state,
+						  .write_protected = from->write_protected,
+						  .bdev = find(from->bdev),
+						  .bdev_name = strdup(from->bdev) };
+		if (!c->ns[c->n].bdev_name) {
+			free_ns(c);
+			return -ENOMEM;
+		}
+	}
+	qsort(c->ns, c->n, sizeof(*c->ns), by_nsid);
+	return 0;
+}
+
+int dp_ctrlr_set(const struct dp_ctrlr_view *view, dp_done_fn done, void *arg)
+{
+	struct ctrlr *c = engine_ctrlr(view->key), fresh = { .key = view->key };
+	int rc = copy_ns(&fresh, view);
+
+	if (rc < 0)
+		return rc;
+	if (!c) {
+		c = calloc(1, sizeof(*c));
+		if (!c) {
+			free_ns(&fresh);
+			return -ENOMEM;
+		}
+		c->key = view->key;
+		LIST_INSERT_HEAD(&engine.ctrlrs, c, link);
+	} else {
+		free_ns(c);
+	}
+	c->ns = fresh.ns;
+	c->n = fresh.n;
+	c->mdts_bytes = view->mdts_bytes;
+	c->copy_formats = view->copy_formats;
+	return ctrlr_push(c, engine_step, engine_step_new(done, arg));
+}
+
+struct ctrlr_end {
+	uint64_t key;
+	dp_done_fn done;
+	void *arg;
+};
+
+static void ctrlr_closed(void *arg, int rc)
+{
+	struct ctrlr_end end = *(struct ctrlr_end *)arg;
+	struct ctrlr *c = engine_ctrlr(end.key);
+
+	free(arg);
+	if (!c) {
+		end.done(end.arg, 0);
+		return;
+	}
+	LIST_REMOVE(c, link);
+	free_ns(c);
+	free(c);
+	if (ctrlr_drop(end.key, engine_step, engine_step_new(end.done, end.arg)) < 0)
+		abort();
+}
+
+void dp_ctrlr_remove(uint64_t key, dp_done_fn done, void *arg)
+{
+	struct ctrlr_end *end = malloc(sizeof(*end));
+
+	if (!end)
+		abort();
+	*end = (struct ctrlr_end){ key, done, arg };
+	dp_queue_close((struct dp_queue_key){ .ctrlr = key }, ctrlr_closed, end);
+}
+
+/* -- what the kernel offers */
+
+char *dp_describe(void)
+{
+	const struct reactor_features *f = &reactor_features;
+	char *text = NULL;
+
+	if (asprintf(&text,
+		     "{\"reactors\": %u, \"io_uring\": {\"single_issuer\": %s, \"defer_taskrun\": %s, \"coop_taskrun\": %s, "
+		     "\"recv_poll_first\": %s}, \"hugepages\": %s, \"crc32c\": \"isa-l\"}",
+		     engine.n, f->single_issuer ? "true" : "false", f->defer_taskrun ? "true" : "false",
+		     f->coop_taskrun ? "true" : "false", f->poll_first ? "true" : "false",
+		     f->hugepages ? "true" : "false") < 0)
+		return NULL;
+	return text;
+}

@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * io.h: between io.c (the path of every command), io_check.c (what is judged before data moves), io_run.c and copy.c
+ * (the commands themselves).
+ */
+#pragma once
+
+#include "qpair.h"
+
+enum direction { DIR_NONE, DIR_H2C, DIR_C2H };
+
+enum io_next { IO_DONE, IO_SUBMIT }; /* IO_SUBMIT: rq->io is filled */
+
+/* One row of the command table; the fields mean what those of nvm.NvmCommand mean in the in-process engine. */
+struct io_cmd {
+	enum direction dir;
+	bool writes, to_medium, user_data, at_least, prinfo, range;
+	uint32_t (*length)(const struct request *rq, uint32_t *bytes); /* NULL: no data. 0 or a status */
+	uint32_t (*check)(const struct request *rq);
+	/* Bytes of staging memory that it needs before it starts; NULL: rq->length. */
+	uint32_t (*stage)(const struct request *rq);
+	/* rc: of the operation before; 0 at first. Sets rq->status when it fails. */
+	enum io_next (*run)(struct request *rq, int rc);
+};
+
+const struct io_cmd *io_cmd_of(uint8_t opc); /* NULL: unknown */
+
+/* io_check.c. 0 or a status. */
+struct plan {
+	bool in_capsule, transport;
+	uint32_t offset;
+};
+
+uint32_t io_admit(struct request *rq, struct view *view); /* sets cmd, view, ns, length */
+uint32_t io_plan(const uint8_t sqe[64], const struct request *rq, uint32_t icd_len, struct plan *plan);
+uint32_t io_validate(const struct request *rq);
+uint32_t io_path_status(const struct ns_entry *ns); /* 0, or why it serves no I/O here and now */
+uint32_t io_check_range(uint64_t slba, uint64_t blocks, const struct bdev *bdev);
+
+static inline uint64_t rq_slba(const struct request *rq)
+{
+	return (uint64_t)rq->cdw11 << 32 | rq->cdw10;
+}
+
+static inline uint32_t rq_blocks(const struct request *rq)
+{
+	return (rq->cdw12 & 0xFFFF) + 1;
+}
+
+static inline bool rq_fua(const struct request *rq)
+{
+	return rq->cdw12 >> 30 & 1;
+}
+
+/* copy.c */
+#define COPY_STAGE_DESC 8192u
+#define COPY_CHUNK (128u << 10)
+uint32_t copy_length(const struct request *rq, uint32_t *bytes);
+uint32_t copy_check(const struct request *rq);
+uint32_t copy_stage(const struct request *rq);
+enum io_next copy_run(struct request *rq, int rc);

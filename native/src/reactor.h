@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * reactor.h: one thread and one io_uring on one core. Everything that a reactor owns is touched by its thread alone;
+ * others talk to it by messages.
+ */
+#pragma once
+
+#include <liburing.h>
+#include <pthread.h>
+#include <semaphore.h>
+#include <stdatomic.h>
+#include <sys/queue.h>
+
+#include "engine.h"
+#include "staging.h"
+
+#define REACTORS_MAX 64u
+
+struct reactor;
+struct qpair;
+
+/* An operation in the ring: its address is the user_data. Embedded in whatever waits for it. */
+struct uop {
+	void (*fn)(struct reactor *r, struct uop *op, int res);
+};
+
+/* A message to a reactor; fn runs on its thread and owns the message. */
+struct rmsg {
+	struct rmsg *next;
+	void (*fn)(struct reactor *r, struct rmsg *msg);
+};
+
+STAILQ_HEAD(qpair_flush_list, qpair);
+LIST_HEAD(qpair_list, qpair);
+LIST_HEAD(ctrlr_r_list, ctrlr_r);
+LIST_HEAD(upcall_list, upcall);
+
+struct reactor {
+	struct io_uring ring;
+	unsigned id;
+	int cpu; /* -1: not pinned */
+	uint64_t now_ns; /* as of the last round of the loop */
+	uint64_t spin_ns;
+	struct qpair_flush_list flush; /* queues with something to send */
+	struct staging pool;
+	struct qpair_list queues;
+	struct ctrlr_r_list ctrlrs;
+	struct upcall_list upcalls;
+	bool defer_taskrun, taskrun_flag, poll_first;
+	bool stopping;
+	bool copying; /* an overlapping Copy has its memory */
+	/* Without a ring (tests, fuzzers): takes what a queue sends; returns how much of it "the socket took". */
+	ssize_t (*sink)(struct qpair *q, const struct iovec *iov, unsigned n);
+
+	_Atomic(struct rmsg *) inbox __attribute__((aligned(64)));
+	atomic_bool asleep;
+	int efd;
+	uint64_t efd_value;
+	struct uop efd_op;
+	pthread_t thread;
+	sem_t started;
+	int start_rc;
+
+	/* counters; written here, read by the control thread */
+	_Atomic uint64_t busy_ns, idle_ns, wakeups, syscalls, commands;
+	_Atomic uint32_t n_queues;
+	_Atomic uint64_t pool_free, pool_waits;
+};
+
+struct reactor_options {
+	unsigned id;
+	int cpu;
+	uint32_t spin_us;
+	size_t pool_bytes;
+	bool hugepages;
+};
+
+int reactor_start(struct reactor *r, const struct reactor_options *options); /* 0 or -errno */
+void reactor_stop(struct reactor *r);                                         /* joins; its queues are gone already */
+void reactor_send(struct reactor *r, struct rmsg *msg);                       /* any thread */
+void reactor_run_inbox(struct reactor *r);                                    /* tests without a thread */
+void reactor_flush(struct reactor *r);
+
+/* Never NULL: submits what is there when the ring is full. liburing's prep functions clear user_data: set it after. */
+struct io_uring_sqe *reactor_sqe(struct reactor *r);
+
+static inline void counter_add(_Atomic uint64_t *counter, uint64_t n)
+{
+	/* One writer: no need for a locked instruction. */
+	atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + n, memory_order_relaxed);
+}
+
+/* What the kernel offers; filled by the first reactor that starts. */
+struct reactor_features {
+	bool probed, single_issuer, defer_taskrun, coop_taskrun, taskrun_flag, poll_first, hugepages;
+};
+
+extern struct reactor_features reactor_features;

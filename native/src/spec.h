@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: BSD-3-Clause
+ *
+ * spec.h: numbers of the NVMe base (2.1), NVM command set (1.2) and TCP transport (1.0) specifications.
+ */
+#pragma once
+
+/* PDU types, flags, header lengths (TCP 3.6). */
+enum {
+	PDU_ICREQ = 0x00,
+	PDU_H2C_TERM = 0x02,
+	PDU_C2H_TERM = 0x03,
+	PDU_CAPSULE_CMD = 0x04,
+	PDU_CAPSULE_RESP = 0x05,
+	PDU_H2C_DATA = 0x06,
+	PDU_C2H_DATA = 0x07,
+	PDU_R2T = 0x09,
+
+	PDU_F_HDGST = 0x1,
+	PDU_F_DDGST = 0x2,
+	PDU_F_LAST = 0x4,
+	PDU_F_SUCCESS = 0x8,
+
+	CH_LEN = 8,
+	CMD_HLEN = 72,
+	DATA_HLEN = 24,
+	RESP_HLEN = 24,
+	TERM_HLEN = 24,
+	TERM_DATA_MAX = 128,
+	DIGEST_LEN = 4,
+};
+
+/* Fatal error status and the header offsets that FEI names. */
+enum {
+	FES_HEADER_FIELD = 1,
+	FES_SEQUENCE = 2,
+	FES_HDGST = 3,
+	FES_OUT_OF_RANGE = 4,
+	FES_LIMIT = 5,
+
+	FEI_TYPE = 0,
+	FEI_FLAGS = 1,
+	FEI_HLEN = 2,
+	FEI_PDO = 3,
+	FEI_PLEN = 4,
+	FEI_TTAG = 10,
+	FEI_DATAL = 16,
+};
+
+enum {
+	OPC_FLUSH = 0x00,
+	OPC_WRITE = 0x01,
+	OPC_READ = 0x02,
+	OPC_COMPARE = 0x05,
+	OPC_WRITE_ZEROES = 0x08,
+	OPC_DSM = 0x09,
+	OPC_VERIFY = 0x0C,
+	OPC_COPY = 0x19,
+	OPC_FABRICS = 0x7F,
+
+	FCTYPE_DISCONNECT = 0x08,
+
+	FUSE_NORMAL = 0,
+	FUSE_FIRST = 1,
+	FUSE_SECOND = 2,
+};
+
+#define NSID_ALL 0xFFFFFFFFu
+
+/* Status: sct << 8 | sc; ST_DNR beside it. A value of this kind is what functions that judge a command return. */
+#define ST_DNR 0x10000u
+enum {
+	ST_OK = 0x000,
+	ST_INVALID_OPCODE = 0x001,
+	ST_INVALID_FIELD = 0x002,
+	ST_CID_CONFLICT = 0x003,
+	ST_INTERNAL = 0x006,
+	ST_ABORT_REQUESTED = 0x007,
+	ST_SQ_DELETION = 0x008,
+	ST_FAILED_FUSED = 0x009,
+	ST_MISSING_FUSED = 0x00A,
+	ST_INVALID_NS = 0x00B,
+	ST_SGL_LENGTH = 0x00F,
+	ST_SGL_TYPE = 0x011,
+	ST_SGL_OFFSET = 0x016,
+	ST_WRITE_PROTECTED = 0x020,
+	ST_INTERRUPTED = 0x021,
+	ST_TRANSIENT_TRANSPORT = 0x022,
+	ST_LBA_RANGE = 0x080,
+	ST_CAPACITY = 0x081,
+	ST_NS_NOT_READY = 0x082,
+	ST_INCOMPATIBLE_FORMAT = 0x180,
+	ST_INVALID_PI = 0x181,
+	ST_SIZE_LIMIT = 0x183,
+	ST_INCOMPATIBLE_NS = 0x185,
+	ST_OVERLAPPING = 0x187,
+	ST_WRITE_FAULT = 0x280,
+	ST_READ_ERROR = 0x281,
+	ST_COMPARE_FAILURE = 0x285,
+	ST_ACCESS_DENIED = 0x286,
+	ST_ANA_LOSS = 0x301,
+	ST_ANA_INACCESSIBLE = 0x302,
+	ST_ANA_TRANSITION = 0x303,
+};
+
+/* Bounds, as nvmet_p2p/limits.py. */
+#define COPY_RANGES_MAX 128u
+#define COPY_RANGE_BLOCKS_MAX 0xFFFFu
+#define COPY_BYTES_MAX (64u << 20)
+#define TRANSFER_BYTES_MAX (1u << 20)
+#define FABRICS_ICD_BYTES 8192u
+#define TERM_CLOSE_TIMEOUT_S 5
