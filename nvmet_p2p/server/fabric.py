@@ -110,7 +110,8 @@ class Fabric:
                 handoff.sock.close()
                 self.queue_closed(handoff.key, handoff.qid, error.message)
 
-        await self.effects.run_after(handoff.key, adopt)
+        # The session may be stopped meanwhile; the socket is no longer its own, and has an owner whatever happens.
+        await asyncio.shield(self.effects.run_after(handoff.key, adopt))
 
     def session_ended(self, session: Session) -> None:
         self._sessions.pop(session, None)

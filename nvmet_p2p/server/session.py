@@ -112,6 +112,7 @@ class Session:
 
     def start(self) -> asyncio.Task[None]:
         self._task = asyncio.create_task(self._run(), name=f"session {self.name}")
+        self._task.add_done_callback(lambda _task: self._finish())  # one that is stopped before it runs has no finally
         return self._task
 
     def stop(self, reason: str) -> None:
@@ -321,6 +322,8 @@ class Session:
                     pass
 
     def _finish(self) -> None:
+        if self._finished:
+            return
         self._finished = True
         if self._draining is not None:
             self._draining.cancel()
