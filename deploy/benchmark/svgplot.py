@@ -1,0 +1,1 @@
+../../nvmet_p2p/cli/bench_plot.py
