@@ -306,6 +306,10 @@ void qpair_flush(struct qpair *q)
 		io_room(q);
 	if (q->rx_paused)
 		qpair_rx_resume(q);
+	if (q->mute && q->ending != END_NONE && !q->finished) {
+		qpair_closing(q);
+		return;
+	}
 	if (q->tx_armed || q->mute || q->finished)
 		return;
 	if (!term)
