@@ -24,7 +24,7 @@ static int check_adopt(const struct channel_message *m, unsigned nfds, const cha
 		return bad(why, "ADOPT: response_len is not what follows");
 	if (adopt->qid == 0 || adopt->sqsize == 0)
 		return bad(why, "ADOPT: QID and SQSIZE are at least 1");
-	if (adopt->sqhd > adopt->sqsize)
+	if (adopt->flags & CHANNEL_ADOPT_SQ_FLOW_CONTROL && adopt->sqhd > adopt->sqsize) /* FFFFh without flow control */
 		return bad(why, "ADOPT: SQHD beyond SQSIZE");
 	if (adopt->flags & ~ADOPT_FLAGS || adopt->reserved)
 		return bad(why, "ADOPT: unknown flags");
