@@ -75,7 +75,7 @@ def test_writes_are_left_out_unless_allowed(guest: Guest, target: LabTarget, fol
         timeout=60,
     )
     assert done.out.count("left out, it writes") == 3
-    (stat,) = target.rpc("bdev_get_iostat", "-b", "disk")["bdevs"]
+    (stat,) = target.rpc("bdev_get_iostat")["bdevs"]
     assert stat["num_write_ops"] == 0
     assert stat["num_read_ops"] > 0
 
