@@ -179,9 +179,7 @@ class Daemon:
             self._config = new
             self._facts.update(facts)
             now = self.clock.monotonic()
-            self.target.apply(new, now)
-            for name, found in facts.items():
-                self.target.set_bdev(name, found, now)
+            self.target.apply(new, now, facts)
             for address, sock in bound.items():
                 self.fabric.listeners.start(address, sock)
             for address in plan.unbind:

@@ -34,12 +34,12 @@ from nvmet_p2p.target.effects import (
     ControllerChanged,
     ControllerKey,
     ControllerView,
-    NamespaceView,
 )
 from nvmet_p2p.target.error_log import ErrorLog
 from nvmet_p2p.target.events import Event, EventEngine
 from nvmet_p2p.target.feature_values import FeatureValues
 from nvmet_p2p.target.properties import COMMAND_SETS, LOC_VALUE, Configuration, ControllerStatus
+from nvmet_p2p.target.visible import AnaGroups, Comparison, Visible
 from nvmet_p2p.wire.spec import ControllerType, ShutdownNotification, ShutdownStatus, Status
 
 if TYPE_CHECKING:
@@ -102,7 +102,6 @@ class Controller:
         self.events = EventEngine()
         self.errors = ErrorLog()
         self.features = FeatureValues()
-        self.namespaces: dict[int, Namespace] = {}
         self.changed_namespaces: dict[int, None] = {}
         self.ana_change_count = 0
         self.ana_group_changes: dict[int, int] = {}
@@ -117,8 +116,8 @@ class Controller:
         self._idle_deadline: float | None = now + limits.ENABLE_TIMEOUT_S
         self._io_activity_seen = 0
         self._stall_forgiven = False
-        self.namespaces = self._current_namespaces()
-        self._ana = self._current_ana()
+        self._visible = self._look()
+        self._views = self._visible.views  # those that the data plane has; another object only if they differ
         self.view = self._build_view()
 
     # -- what it is --------------------------------------------------------------------------------------------------
@@ -302,65 +301,45 @@ class Controller:
 
     # -- changes of the configuration and of back ends ---------------------------------------------------------------
 
-    def refresh(self) -> None:
+    def refresh(self, comparison: Comparison) -> None:
         """Configuration or back ends have changed: tell the data plane, and the host by events."""
         if self.type is not ControllerType.IO:
             return
         self.transport = self.target.transport(self.listener.trtype)
-        before, self.namespaces = self.namespaces, self._current_namespaces()
-        changed = [
-            nsid
-            for nsid in sorted(before.keys() | self.namespaces.keys())
-            if self._host_sees(before.get(nsid)) != self._host_sees(self.namespaces.get(nsid))
-        ]
-        ana_before, self._ana = self._ana, self._current_ana()
+        before, now = self._visible, self._look()
+        self._visible = now
+        difference = comparison.difference(before, now)
+        if difference.views:
+            self._views = now.views
         self.publish()
-        if changed:
-            self._note_changed(changed)
+        if difference.nsids:
+            self._note_changed(difference.nsids)
             self.events.report(Event.NAMESPACE_ATTRIBUTE)
-        if self._ana != ana_before and self.config.ana_reporting:
+        if difference.ana_groups and self.config.ana_reporting:
             self.ana_change_count += 1
-            for group in ana_before.keys() | self._ana.keys():
-                if ana_before.get(group) != self._ana.get(group):
-                    self.ana_group_changes[group] = self.ana_group_changes.get(group, 0) + 1
+            for group in difference.ana_groups:
+                self.ana_group_changes[group] = self.ana_group_changes.get(group, 0) + 1
             self.events.report(Event.ANA_CHANGE)
-
-    @staticmethod
-    def _host_sees(namespace: Namespace | None) -> object:
-        """What of a namespace is told by Namespace Attribute Changed: not its ANA group, which has its own event."""
-        if namespace is None or namespace.facts is None:
-            return None
-        config = namespace.config
-        return (config.bdev_name, config.uuid, config.nguid, config.eui64, namespace.facts, namespace.write_protected)
 
     def _note_changed(self, nsids: list[int]) -> None:
         for nsid in nsids:
             if len(self.changed_namespaces) <= CHANGED_NAMESPACES_MAX:
                 self.changed_namespaces[nsid] = None
 
-    def _current_namespaces(self) -> dict[int, Namespace]:
+    def _look(self) -> Visible:
         if self.type is not ControllerType.IO:
-            return {}
-        found = {}
-        for nsid, config in sorted(self.config.namespaces.items()):
-            if access.namespace_visible(config, self.hostnqn):
-                facts = self.target.bdevs.get(config.bdev_name)
-                protected = self.subsystem.is_protected(nsid) or (facts is not None and facts.readonly)
-                found[nsid] = Namespace(config, facts, protected)
-        return found
-
-    def _current_ana(self) -> dict[int, tuple[int, tuple[int, ...]]]:
-        """The ANA groups of the active namespaces: state and NSIDs."""
-        members: dict[int, list[int]] = {}
-        for nsid, namespace in self.namespaces.items():
-            if namespace.facts is not None:
-                members.setdefault(namespace.config.anagrpid, []).append(nsid)
-        return {group: (self.ana_state(group), tuple(nsids)) for group, nsids in sorted(members.items())}
+            return Visible({}, {}, {})
+        return self.subsystem.visible(self.hostnqn, self.listener, self.target.bdevs)
 
     @property
-    def ana_groups(self) -> dict[int, tuple[int, tuple[int, ...]]]:
-        """ANA group identifier -> (state, NSIDs), ascending."""
-        return self._ana
+    def namespaces(self) -> dict[int, Namespace]:
+        """The namespaces that the host may see, by NSID, ascending."""
+        return self._visible.namespaces
+
+    @property
+    def ana_groups(self) -> AnaGroups:
+        """The ANA groups of the active namespaces: identifier -> (state, NSIDs), ascending."""
+        return self._visible.ana
 
     def _build_view(self) -> ControllerView:
         return ControllerView(
@@ -369,24 +348,14 @@ class Controller:
             hostnqn=self.hostnqn,
             cntlid=self.cntlid,
             mdts_bytes=self.mdts_bytes,
-            namespaces={
-                nsid: NamespaceView(
-                    nsid=nsid,
-                    bdev=namespace.config.bdev_name,
-                    anagrpid=namespace.config.anagrpid,
-                    ana_state=self.ana_state(namespace.config.anagrpid),
-                    write_protected=namespace.write_protected,
-                )
-                for nsid, namespace in self.namespaces.items()
-                if namespace.facts is not None
-            },
+            namespaces=self._views,
             copy_formats=self.features.copy_formats,
         )
 
     def publish(self) -> None:
         """Gives the data plane the view if it differs from the one that it has."""
         view = self._build_view()
-        if view != self.view:
+        if view.namespaces is not self.view.namespaces or view != self.view:
             self.view = view
             self.target.emit(ControllerChanged(view))
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from nvmet_p2p.target.config import SubsystemConfig
+from nvmet_p2p.target.config import BdevFacts, ListenAddress, SubsystemConfig
+from nvmet_p2p.target.visible import Comparison, Sight, Visible
 
 if TYPE_CHECKING:
     from nvmet_p2p.target.controller import Controller
@@ -18,6 +20,7 @@ class Subsystem:
         self.controllers: dict[int, Controller] = {}  # by CNTLID
         self._protection: dict[int, bool] = {}  # NSID -> what a host has set and the configuration does not say yet
         self._next_cntlid = config.min_cntlid
+        self._sight = Sight(config)
 
     @property
     def nqn(self) -> str:
@@ -40,6 +43,22 @@ class Subsystem:
                 return cntlid
         return None
 
+    @property
+    def bdev_names(self) -> frozenset[str]:
+        """The back ends of the namespaces."""
+        return self._sight.bdev_names
+
+    def visible(self, hostnqn: str, listener: ListenAddress, bdevs: Mapping[str, BdevFacts]) -> Visible:
+        """What a controller of this host, through this listener, sees now."""
+        return self._sight.of(hostnqn, listener, bdevs, self._protection)
+
+    def refresh(self) -> None:
+        """The configuration, a back end or a write protection has changed: every controller takes it over."""
+        self._sight.forget()
+        comparison = Comparison()
+        for controller in list(self.controllers.values()):
+            controller.refresh(comparison)
+
     def is_protected(self, nsid: int) -> bool:
         """Has a host write protected the namespace (feature 84h)."""
         return self._protection.get(nsid, self.config.namespaces[nsid].write_protected)
@@ -56,3 +75,4 @@ class Subsystem:
             if not same or (new is not None and new.write_protected == protected):
                 del self._protection[nsid]
         self.config = config
+        self._sight.replace_config(config)

@@ -7,7 +7,7 @@ to ``on_effect`` at the moment at which it must take hold, in that order (``effe
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import count
 from typing import Final, Protocol
@@ -293,10 +293,16 @@ class Target:
             del self.bdevs[name]
         else:
             self.bdevs[name] = facts
-        for subsystem in self._subsystems.values():
-            if any(namespace.bdev_name == name for namespace in subsystem.config.namespaces.values()):
-                for controller in list(subsystem.controllers.values()):
-                    controller.refresh()
+        self._refresh(self._on({name}))
+
+    def _on(self, names: set[str]) -> list[Subsystem]:
+        """The subsystems that have a namespace on one of these back ends."""
+        return [subsystem for subsystem in self._subsystems.values() if not names.isdisjoint(subsystem.bdev_names)]
+
+    @staticmethod
+    def _refresh(subsystems: Iterable[Subsystem]) -> None:
+        for subsystem in subsystems:
+            subsystem.refresh()
 
     def protect_namespace(self, subsystem: Subsystem, nsid: int, protected: bool, done: Done) -> None:
         """Feature 84h was set: it holds for every controller of the subsystem. ``done`` when it is durable."""
@@ -304,26 +310,33 @@ class Target:
             done(None)
             return
         subsystem.protect(nsid, protected)
-        for controller in list(subsystem.controllers.values()):
-            controller.refresh()
+        subsystem.refresh()
         if self.on_protect is None:
             done(None)
         else:
             self.on_protect(subsystem.nqn, nsid, protected, done)
 
-    def apply(self, config: TargetConfig, now: float) -> None:
-        """Becomes the configuration. Controllers that may no longer be end; the others and their hosts learn of it."""
+    def apply(self, config: TargetConfig, now: float, facts: Mapping[str, BdevFacts] | None = None) -> None:
+        """Becomes the configuration. Controllers that may no longer be end; the others and their hosts learn of it.
+
+        ``facts`` are of back ends that are new or have another size with it. It is one change: hosts are told once.
+        """
         old, self.config = self.config, config
         for name in old.bdevs.keys() - config.bdevs.keys():
             self.bdevs.pop(name, None)  # another back end may get the name
+        resized = {name for name, found in (facts or {}).items() if self.bdevs.get(name) != found}
+        self.bdevs.update(facts or {})
         changed = self._adopt_subsystems(config)
         addresses = access.all_addresses(config)
         for controller in list(self._controllers.values()):
             reason = self._why_not(controller, addresses)
             if reason is not None:
                 self.end_controller(controller, reason, now)
-            elif controller.subnqn in changed or config.transports is not old.transports:
-                controller.refresh()
+        if config.transports is not old.transports:
+            self._refresh(self._subsystems.values())
+        else:
+            changed |= {subsystem.nqn for subsystem in self._on(resized)}
+            self._refresh(subsystem for nqn, subsystem in self._subsystems.items() if nqn in changed)
         self._discovery_changed(old)
 
     def _adopt_subsystems(self, config: TargetConfig) -> set[str]:

@@ -377,3 +377,30 @@ def test_a_storm_of_changes_is_one_event(count: int) -> None:
         world.target.set_bdev("disk1", facts("disk1", num_blocks=1 + number), 0.0)
     assert host.events() == [NS_CHANGED]
     assert changed(host) == (1,)
+
+
+def test_controllers_that_see_the_same_share_it() -> None:
+    world = World(config(subsystem(NQN, namespace(1), namespace(2, no_auto_visible=True, hosts=(BOB,)))))
+    for nqn in (ALICE, ALICE, BOB):
+        world.started(hostnqn=nqn)
+    views = [effect.view for effect in world.of(ControllerChanged)]
+    assert views[0].namespaces is views[1].namespaces
+    assert [sorted(view.namespaces) for view in views] == [[1], [1], [1, 2]]
+
+
+def test_a_back_end_that_changes_while_nobody_is_connected_is_seen_by_the_next() -> None:
+    world = World(config(subsystem(NQN, namespace(1))))
+    world.started().queue.close(world.now)
+    world.target.set_bdev("disk1", None, world.now)
+    world.effects.clear()
+    world.started()
+    assert [effect.view.namespaces for effect in world.of(ControllerChanged)] == [{}]
+
+
+def test_a_namespace_and_its_new_back_end_are_one_change() -> None:
+    world = World(config(subsystem(NQN, namespace(1))))
+    world.started()
+    world.effects.clear()
+    new = config(subsystem(NQN, namespace(1), namespace(2)))
+    world.target.apply(new, world.now, {"disk2": facts("disk2")})
+    assert [sorted(effect.view.namespaces) for effect in world.of(ControllerChanged)] == [[1, 2]]
