@@ -20,14 +20,19 @@ from nvmet_p2p import limits
 from nvmet_p2p.errors import ConfigError
 
 SOCKET_PATH_BYTES_MAX = 107  # sizeof(sockaddr_un.sun_path) less the terminating zero, unix(7)
+DATAPLANE_SUFFIX_BYTES = 3  # the data plane's own socket is beside ours: ".dp"
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["console", "json"]
-Dataplane = Literal["inprocess"]
+Dataplane = Literal["auto", "native", "inprocess", "external"]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What ``nvmet_p2p.daemon.run`` is given.
+
+    ``dataplane``: ``native`` starts the helper process, ``external`` uses one that listens at ``dataplane_socket``,
+    ``auto`` is ``native`` where that is possible and else ``inprocess``. ``cpumask`` (as SPDK's ``-m``), ``spin_us``
+    (microseconds of polling after work) and ``pool_mib`` (staging memory) are the helper's.
 
     Times are in seconds, ``listen_backlog`` and ``unconnected_peers_max`` are numbers of connections,
     ``metrics_listen`` is ``host:port`` (``[host]:port`` for IPv6) or empty for no metrics.
@@ -37,7 +42,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     state_dir: Path
     log_level: LogLevel = "info"
     log_format: LogFormat = "console"
-    dataplane: Dataplane = "inprocess"
+    dataplane: Dataplane = "auto"
+    dataplane_socket: str = ""
+    cpumask: str = ""
+    spin_us: Annotated[int, Meta(ge=0, le=1_000_000)] = 20
+    pool_mib: Annotated[int, Meta(ge=1, le=1 << 20)] = 64
     metrics_listen: str = ""
     connect_timeout_s: Annotated[float, Meta(gt=0, le=600)] = limits.CONNECT_TIMEOUT_S
     unconnected_peers_max: Annotated[int, Meta(ge=1, le=1_000_000)] = limits.UNCONNECTED_PEERS_MAX
@@ -118,9 +127,6 @@ def _convert(table: dict[str, Any], origin: str) -> Settings:
     if unknown:
         known = ", ".join(Settings.__struct_fields__)
         raise ConfigError(f"{origin}: unknown setting {unknown[0]!r} (there are: {known})")
-    engine = table.get("dataplane", "inprocess")
-    if engine != "inprocess":
-        raise ConfigError(f"{origin}: dataplane {engine!r} is not available; this version has only 'inprocess'")
     try:
         return msgspec.convert(table, Settings, dec_hook=_decode_path)
     except msgspec.ValidationError as error:
@@ -140,10 +146,11 @@ def _validate(settings: Settings) -> None:
         raise ConfigError(f"rpc_socket {str(settings.rpc_socket)!r} must be an absolute path")
     if not settings.state_dir.is_absolute():
         raise ConfigError(f"state_dir {str(settings.state_dir)!r} must be an absolute path")
+    longest = SOCKET_PATH_BYTES_MAX - (DATAPLANE_SUFFIX_BYTES if settings.dataplane in ("auto", "native") else 0)
     length = len(os.fsencode(settings.rpc_socket))
-    if length > SOCKET_PATH_BYTES_MAX:
-        raise ConfigError(
-            f"rpc_socket is {length} bytes long, a Unix socket's path has at most {SOCKET_PATH_BYTES_MAX}"
-        )
+    if length > longest:
+        raise ConfigError(f"rpc_socket is {length} bytes long, a Unix socket's path has at most {longest} here")
+    if (settings.dataplane == "external") != bool(settings.dataplane_socket):
+        raise ConfigError("dataplane_socket goes with dataplane 'external', and the other way round")
     if settings.metrics_listen:
         parse_host_port(settings.metrics_listen)

@@ -18,7 +18,7 @@ import uvloop
 from nvmet_p2p import __version__
 from nvmet_p2p.clock import Clock, SystemClock
 from nvmet_p2p.config import Settings
-from nvmet_p2p.dataplane.inprocess.engine import InProcessDataPlane
+from nvmet_p2p.dataplane.choose import choose_dataplane
 from nvmet_p2p.dataplane.port import DataPlane
 from nvmet_p2p.errors import NvmeStatusError, OperatorError, StateError
 from nvmet_p2p.observe import log as logs
@@ -34,6 +34,7 @@ from nvmet_p2p.target.config import BdevConfig, BdevFacts, ListenAddress, Target
 from nvmet_p2p.target.features import Done
 from nvmet_p2p.target.target import ControllerInfo as TargetControllerInfo
 from nvmet_p2p.wire.spec import Status
+from nvmet_p2p.wire.sqe import Sqe
 
 log = structlog.get_logger()
 
@@ -167,6 +168,10 @@ class Daemon:
                     if old.name in self._facts:
                         facts[old.name] = await self.dataplane.bdev_resize(changed)
                         undo.push_async_callback(self.dataplane.bdev_resize, old)
+                for old, changed in plan.tune_bdevs:
+                    if old.name in self._facts:
+                        undo.push_async_callback(self.dataplane.bdev_tune, old)
+                        await self.dataplane.bdev_tune(changed)
                 bound = {}
                 for address in plan.bind:
                     bound[address] = self.fabric.listeners.bind(address)
@@ -271,12 +276,15 @@ class Daemon:
             self._facts[name] = facts
         self.target.set_bdev(name, facts, self.clock.monotonic())
 
+    def io_command(self, key: int, qid: int, sqe: Sqe) -> None:
+        self.target.io_queue_command(key, qid, sqe, self.clock.monotonic())
+
     # -- start and stop ----------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Loads the state and serves it. Raises ``StateError``; what is absent is retried, not fatal."""
         config = await asyncio.to_thread(self._store.load)
-        await self.dataplane.start(self)
+        await self.dataplane.start(self, config.bdevs.values())
         if self.dataplane.slow:
             log.warning("dataplane.slow", engine=self.dataplane.name, note="I/O is served in Python: right, but slow")
         self._config = config
@@ -348,7 +356,7 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with contextlib.AsyncExitStack() as stack:
-        daemon = Daemon(settings, FileStore(settings.state_dir), InProcessDataPlane())
+        daemon = Daemon(settings, FileStore(settings.state_dir), await choose_dataplane(settings))
         stack.push_async_callback(daemon.stop)
         await daemon.start()
         admin = AdminServer(Dispatcher(daemon, METHODS), settings.rpc_socket)

@@ -148,13 +148,14 @@ static int append(const char *text, size_t len, void *arg)
 	return 0;
 }
 
+/* ASCII only: SPDK's client decodes what it has received piece by piece, and a piece may end within a character. */
 static void conn_send(struct rpc_conn *conn, json_t *answer)
 {
 	const size_t before = conn->out_len;
 
 	if (conn->closed)
 		return;
-	if (!answer || json_dump_callback(answer, append, conn, JSON_COMPACT) < 0) {
+	if (!answer || json_dump_callback(answer, append, conn, JSON_COMPACT | JSON_ENSURE_ASCII) < 0) {
 		conn->out_len = before;
 		log_error("rpc.no_memory", "an answer is lost, and with it its connection");
 		conn->finished = true;

@@ -1,19 +1,21 @@
 """The one interface through which the rest of the package knows a data plane.
 
-Implementations: ``inprocess`` (Python, the oracle) and, later, the C helper. The caller is always the daemon's event
-loop. Everything that is configuration comes from the model in the control plane; a data plane holds no truth of its
-own and can be given all of it again at any time.
+Implementations: ``native`` (the C helper) and ``inprocess`` (Python, the oracle). The caller is always the daemon's
+event loop. Everything that is configuration comes from the model in the control plane; a data plane holds no truth of
+its own and can be given all of it again at any time.
 """
 
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from nvmet_p2p.protocol.tcp_common import TcpParams
 from nvmet_p2p.target.config import BdevConfig, BdevFacts
 from nvmet_p2p.target.effects import ControllerKey, ControllerView
+from nvmet_p2p.wire.sqe import Sqe
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,17 @@ class QueueStat:
     outstanding: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class DataPlaneStatus:
+    """The process that serves the I/O: ``up`` unless it is being restarted. ``pid`` 0: it is not there now."""
+
+    up: bool = True
+    pid: int = 0
+    restarts: int = 0
+    last_exit: str = ""
+    rpc_socket: str = ""
+
+
 class DataPlaneEvents(Protocol):
     """What a data plane tells the control plane; called on the event loop."""
 
@@ -79,6 +92,13 @@ class DataPlaneEvents(Protocol):
         """A back end changed its size, went away (``None``) or came back."""
         ...
 
+    def io_command(self, key: ControllerKey, qid: int, sqe: Sqe) -> None:
+        """A command on an I/O queue that the data plane does not decide: Fabrics commands, unknown opcodes.
+
+        Returns when it succeeds; the queue then ends once that is answered (Disconnect). Raises ``NvmeStatusError``.
+        """
+        ...
+
 
 class DataPlane(Protocol):
     """A data plane. Methods that fail raise ``OperatorError`` with a negated errno and change nothing."""
@@ -86,7 +106,9 @@ class DataPlane(Protocol):
     name: str
     slow: bool
 
-    async def start(self, events: DataPlaneEvents) -> None: ...
+    async def start(self, events: DataPlaneEvents, expected: Iterable[BdevConfig] = ()) -> None:
+        """``expected``: the back ends that will be asked for. One that is open from before and is not is closed."""
+        ...
 
     async def stop(self) -> None:
         """Ends every queue and closes every back end; nothing that was acknowledged is lost."""
@@ -106,6 +128,14 @@ class DataPlane(Protocol):
 
     async def bdev_resize(self, config: BdevConfig) -> BdevFacts:
         """Takes over the changed ``num_blocks`` of a null (or malloc) back end."""
+        ...
+
+    async def bdev_tune(self, config: BdevConfig) -> None:
+        """Takes over changed limits (``rw_ios_per_sec`` ...) and latencies of an open back end."""
+        ...
+
+    async def forward(self, method: str, params: dict[str, Any]) -> Any:
+        """A call of SPDK's that is no configuration: injected errors, histograms. -ENOTSUP where there are none."""
         ...
 
     async def controller_set(self, view: ControllerView) -> None:
@@ -132,8 +162,14 @@ class DataPlane(Protocol):
         """Number of I/O commands that the controller's queues have received so far (for TBKAS)."""
         ...
 
+    async def refresh(self) -> None:
+        """Brings what ``iostat`` and ``queues`` give up to date; they are at most about a second old otherwise."""
+        ...
+
     def iostat(self, name: str) -> IoStat | None: ...
 
-    def iostat_reset(self, name: str) -> None: ...
+    async def iostat_reset(self, name: str) -> None: ...
 
     def queues(self, key: ControllerKey | None = None) -> list[QueueStat]: ...
+
+    def status(self) -> DataPlaneStatus: ...

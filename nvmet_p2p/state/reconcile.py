@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from nvmet_p2p.target.config import BdevConfig, ListenAddress, TargetConfig
+from nvmet_p2p.target.config import QOS_LIMITS, BdevConfig, ListenAddress, TargetConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,8 @@ class Plan:
     """Operations that lead from one configuration to another."""
 
     open_bdevs: tuple[BdevConfig, ...] = ()
-    resize_bdevs: tuple[tuple[BdevConfig, BdevConfig], ...] = ()  # (old, new)
+    resize_bdevs: tuple[tuple[BdevConfig, BdevConfig], ...] = ()  # (old, new): another number of blocks
+    tune_bdevs: tuple[tuple[BdevConfig, BdevConfig], ...] = ()  # (old, new): other limits or latencies
     bind: tuple[ListenAddress, ...] = ()
     unbind: tuple[ListenAddress, ...] = ()
     close_bdevs: tuple[BdevConfig, ...] = ()
@@ -51,24 +52,35 @@ def keep_protection(old: TargetConfig, new: TargetConfig) -> TargetConfig:
     return new
 
 
+def tuning(config: BdevConfig) -> tuple[int, ...]:
+    """Limits and latencies of a bdev: what can be changed while it is in use, beside its size."""
+    return (*(getattr(config, name) for name in QOS_LIMITS), *config.latencies_us)
+
+
 def plan(old: TargetConfig, new: TargetConfig) -> Plan:
     """What a commit of ``new`` over ``old`` has to do.
 
-    A bdev of the same name whose configuration differs is resized: ``operations`` changes nothing but ``num_blocks``.
+    Of a bdev of the same name, ``operations`` changes nothing but its number of blocks, its limits and its latencies.
+    Bdevs are opened in the order in which they were made and closed in the reverse one: some are on top of others.
     """
     before, after = addresses(old), addresses(new)
     opened: list[BdevConfig] = []
     resized: list[tuple[BdevConfig, BdevConfig]] = []
+    tuned: list[tuple[BdevConfig, BdevConfig]] = []
     for name, config in new.bdevs.items():
         was = old.bdevs.get(name)
         if was is None:
             opened.append(config)
-        elif was != config:
+            continue
+        if was.num_blocks != config.num_blocks:
             resized.append((was, config))
+        if tuning(was) != tuning(config):
+            tuned.append((was, config))
     return Plan(
         open_bdevs=tuple(opened),
         resize_bdevs=tuple(resized),
+        tune_bdevs=tuple(tuned),
         bind=tuple(a for a in after if a not in before),
         unbind=tuple(a for a in before if a not in after),
-        close_bdevs=tuple(c for name, c in old.bdevs.items() if name not in new.bdevs),
+        close_bdevs=tuple(c for name, c in reversed(old.bdevs.items()) if name not in new.bdevs),
     )

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from nvmet_p2p.errors import OperatorError
 from nvmet_p2p.target.config import (
+    QOS_LIMITS,
     BdevConfig,
     ListenAddress,
     ListenerConfig,
@@ -25,6 +26,7 @@ from nvmet_p2p.target.config import (
 )
 from nvmet_p2p.target.operations import ana_group_count, discovery_filters
 from nvmet_p2p.target.operations_bdev import OPERATIONS, with_uuid
+from nvmet_p2p.target.operations_vbdev import LATENCY_TYPES
 from nvmet_p2p.target.request_types import Request, decode
 from nvmet_p2p.target.validate import METHOD_NOT_FOUND, invalid
 
@@ -37,6 +39,8 @@ BATCHED: Final = frozenset(
         "bdev_null_create",
         "bdev_aio_create",
         "bdev_uring_create",
+        "bdev_delay_create",
+        "bdev_error_create",
         "nvmf_create_subsystem",
         "nvmf_subsystem_add_host",
         "nvmf_subsystem_add_ns",
@@ -122,6 +126,9 @@ def _replay_call(config: TargetConfig, call: Any, new_uuid: Callable[[], str], w
 def _bdev_calls(config: TargetConfig) -> Iterator[Call]:
     for bdev in config.bdevs.values():
         yield {"method": f"bdev_{bdev.kind}_create", "params": _bdev_params(bdev)}
+        limits = {name: getattr(bdev, name) for name in QOS_LIMITS if getattr(bdev, name)}
+        if limits:
+            yield _call("bdev_set_qos_limit", name=bdev.name, **limits)
 
 
 def _bdev_params(bdev: BdevConfig) -> dict[str, Any]:
@@ -136,6 +143,12 @@ def _bdev_params(bdev: BdevConfig) -> dict[str, Any]:
         if bdev.kind == "malloc":
             params["optimal_io_boundary"] = bdev.optimal_io_boundary
         return params
+    if bdev.kind == "error":
+        return {"base_name": bdev.base, "uuid": bdev.uuid}
+    if bdev.kind == "delay":
+        latencies = zip(LATENCY_TYPES, bdev.latencies_us, strict=True)
+        params |= {"base_bdev_name": bdev.base, "uuid": bdev.uuid}
+        return params | {f"{name}_latency": us for name, us in latencies}
     if bdev.block_size:
         params["block_size"] = bdev.block_size
     params["filename"] = bdev.filename

@@ -8,18 +8,21 @@ file, a controller or a counter lives elsewhere.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
-BdevKind = Literal["malloc", "null", "aio", "uring"]
+BdevKind = Literal["malloc", "null", "aio", "uring", "delay", "error"]
+QOS_LIMITS: Final = ("rw_ios_per_sec", "rw_mbytes_per_sec", "r_mbytes_per_sec", "w_mbytes_per_sec")
 
 
 class BdevConfig(msgspec.Struct, frozen=True, kw_only=True):
     """A back end as it was asked for.
 
     ``num_blocks`` and ``block_size`` (bytes) are 0 where the file or device decides. ``uuid`` is always set: one that
-    the operator did not give is made when the bdev is created and kept from then on.
+    the operator did not give is made when the bdev is created and kept from then on. ``base`` is the name of the bdev
+    below a delay or error bdev; ``latencies_us`` are those of a delay bdev: average read, p99 read, average write, p99
+    write. The limits (``QOS_LIMITS``) are 0 where there is none.
     """
 
     name: str
@@ -33,6 +36,12 @@ class BdevConfig(msgspec.Struct, frozen=True, kw_only=True):
     fallocate: bool = False
     nowait: bool = False
     optimal_io_boundary: int = 0
+    base: str = ""
+    latencies_us: tuple[int, int, int, int] = (0, 0, 0, 0)
+    rw_ios_per_sec: int = 0
+    rw_mbytes_per_sec: int = 0
+    r_mbytes_per_sec: int = 0
+    w_mbytes_per_sec: int = 0
 
 
 class NamespaceConfig(msgspec.Struct, frozen=True, kw_only=True):

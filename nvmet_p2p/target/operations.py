@@ -109,6 +109,11 @@ def claims(config: TargetConfig) -> dict[str, tuple[str, int]]:
     }
 
 
+def bdevs_on(config: TargetConfig, base: str) -> list[BdevConfig]:
+    """The delay and error bdevs directly on top of a bdev; it serves nothing else then."""
+    return [bdev for bdev in config.bdevs.values() if bdev.base == base]
+
+
 def ana_group_count(subsystem: SubsystemConfig) -> int:
     """ANA groups of a subsystem are numbered from 1 to this."""
     return min(subsystem.max_namespaces, limits.ANA_GROUPS_MAX)
@@ -420,6 +425,8 @@ def add_namespace(config: TargetConfig, p: req.AddNamespace) -> Change:
         raise invalid(
             f"{where}.bdev_name: bdev {bdev.name!r} is namespace {claim[1]} of subsystem {claim[0]!r} already"
         )
+    for above in bdevs_on(config, bdev.name):
+        raise invalid(f"{where}.bdev_name: bdev {bdev.name!r} is below bdev {above.name!r}")
     uuid = "" if isinstance(ns.uuid, UnsetType) else parse_uuid(ns.uuid, f"{where}.uuid")
     nguid = "" if isinstance(ns.nguid, UnsetType) else parse_hex_id(ns.nguid, 16, f"{where}.nguid")
     eui64 = "" if isinstance(ns.eui64, UnsetType) else parse_hex_id(ns.eui64, 8, f"{where}.eui64")

@@ -12,7 +12,8 @@ from nvmet_p2p import limits
 from nvmet_p2p.errors import OperatorError
 from nvmet_p2p.target import requests_bdev as req
 from nvmet_p2p.target.config import BdevConfig, BdevKind, TargetConfig
-from nvmet_p2p.target.operations import NVMF_OPERATIONS, Change, Operation, find_bdev
+from nvmet_p2p.target.operations import NVMF_OPERATIONS, Change, Operation, bdevs_on, find_bdev
+from nvmet_p2p.target.operations_vbdev import operations as vbdev_operations
 from nvmet_p2p.target.request_types import Request
 from nvmet_p2p.target.validate import failed, name_fault, parse_uuid
 
@@ -140,11 +141,17 @@ def of_kind(config: TargetConfig, name: str, kind: BdevKind) -> BdevConfig:
 
 def _delete_of(kind: BdevKind) -> Callable[[TargetConfig, req.BdevName], Change]:
     def delete(config: TargetConfig, p: req.BdevName) -> Change:
-        bdev = of_kind(config, p.name, kind)
-        bdevs = {name: other for name, other in config.bdevs.items() if name != bdev.name}
-        return Change(without_namespaces_on(replace(config, bdevs=bdevs), bdev.name))
+        return Change(_without(config, of_kind(config, p.name, kind)))
 
     return delete
+
+
+def _without(config: TargetConfig, bdev: BdevConfig) -> TargetConfig:
+    """Without a bdev, what is on top of it, and the namespaces on either."""
+    for above in bdevs_on(config, bdev.name):
+        config = _without(config, above)
+    bdevs = {name: other for name, other in config.bdevs.items() if name != bdev.name}
+    return without_namespaces_on(replace(config, bdevs=bdevs), bdev.name)
 
 
 def without_namespaces_on(config: TargetConfig, bdev_name: str) -> TargetConfig:
@@ -186,6 +193,7 @@ BDEV_OPERATIONS: Final[Mapping[str, Operation]] = {
     "bdev_aio_delete": Operation(req.BdevName, _delete_of("aio")),
     "bdev_uring_create": Operation(req.UringCreate, create_uring),
     "bdev_uring_delete": Operation(req.BdevName, _delete_of("uring")),
+    **vbdev_operations(_create, lambda kind: Operation(req.BdevName, _delete_of(kind))),
 }
 
 OPERATIONS: Final[Mapping[str, Operation]] = {**BDEV_OPERATIONS, **NVMF_OPERATIONS}

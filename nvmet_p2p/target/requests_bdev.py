@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from nvmet_p2p.target.request_types import I32, U32, U64, UNSET, Request, UnsetType, doc, only
 from nvmet_p2p.target.requests_nvmf import NO_METADATA, Flag, Number
@@ -83,3 +83,38 @@ class NullResize(Request, frozen=True, kw_only=True):
 
     name: Name
     new_size: Annotated[U64, doc("New size in MiB, not smaller than the present one")]
+
+
+class DelayCreate(BdevCreate, frozen=True, kw_only=True):
+    """bdev_delay_create"""
+
+    name: NewName
+    base_bdev_name: Annotated[str, doc("Name or UUID of the bdev below")]
+    avg_read_latency: Annotated[U64, doc("Microseconds that 99 of 100 reads take longer")]
+    p99_read_latency: Annotated[U64, doc("Microseconds that the other reads take longer")]
+    avg_write_latency: Annotated[U64, doc("Microseconds that 99 of 100 writes take longer")]
+    p99_write_latency: Annotated[U64, doc("Microseconds that the other writes take longer")]
+
+
+class DelayUpdate(Request, frozen=True, kw_only=True):
+    """bdev_delay_update_latency"""
+
+    delay_bdev_name: Annotated[str, doc("Name or UUID of the delay bdev")]
+    latency_type: Annotated[Literal["avg_read", "p99_read", "avg_write", "p99_write"], doc("Which latency")]
+    latency_us: Annotated[U64, doc("Microseconds")]
+
+
+class ErrorCreate(BdevCreate, frozen=True, kw_only=True):
+    """bdev_error_create"""
+
+    base_name: Annotated[str, doc("Name or UUID of the bdev below; the new one is EE_ and its name")]
+
+
+class SetQos(Request, frozen=True, kw_only=True):
+    """bdev_set_qos_limit"""
+
+    name: Name
+    rw_ios_per_sec: Annotated[U64 | UnsetType, doc("Reads and writes a second; 0 for no limit")] = UNSET
+    rw_mbytes_per_sec: Annotated[U64 | UnsetType, doc("MiB read and written a second; 0 for no limit")] = UNSET
+    r_mbytes_per_sec: Annotated[U64 | UnsetType, doc("MiB read a second; 0 for no limit")] = UNSET
+    w_mbytes_per_sec: Annotated[U64 | UnsetType, doc("MiB written a second; 0 for no limit")] = UNSET

@@ -60,7 +60,9 @@ def test_the_example_file_holds_every_key_at_its_default() -> None:
         ("listen_backlog = 65536", "listen_backlog: Expected `int` <= 65535"),
         ("connect_timeout_s = 0", "connect_timeout_s: Expected `float` > 0"),
         ("unconnected_peers_max = true", "unconnected_peers_max: Expected `int`, got `bool`"),
-        ("dataplane = 'native'", "dataplane 'native' is not available"),
+        ("dataplane = 'fast'", "dataplane: Invalid enum value 'fast'"),
+        ("spin_us = -1", "spin_us: Expected `int` >= 0"),
+        ("pool_mib = 0", "pool_mib: Expected `int` >= 1"),
         ("state_dir = 1", "state_dir: Expected a path, got `int`"),
         ("= 1", "not TOML"),
     ],
@@ -94,9 +96,21 @@ def test_paths_are_absolute(key: str) -> None:
 
 def test_length_of_the_socket_path_at_the_limit_and_one_more() -> None:
     longest = "/" + "a" * (config.SOCKET_PATH_BYTES_MAX - 1)
-    assert str(load(rpc_socket=longest).rpc_socket) == longest
+    assert str(load(rpc_socket=longest, dataplane="inprocess").rpc_socket) == longest
     with pytest.raises(ConfigError, match="108 bytes long"):
+        load(rpc_socket=longest + "a", dataplane="inprocess")
+    longest = longest[: -config.DATAPLANE_SUFFIX_BYTES]  # the native data plane's own is beside it
+    assert str(load(rpc_socket=longest, dataplane="native").rpc_socket) == longest
+    with pytest.raises(ConfigError, match="105 bytes long"):
         load(rpc_socket=longest + "a")
+
+
+def test_external_goes_with_its_socket() -> None:
+    assert load(dataplane="external", dataplane_socket="/run/x").dataplane_socket == "/run/x"
+    with pytest.raises(ConfigError, match="goes with"):
+        load(dataplane="external")
+    with pytest.raises(ConfigError, match="goes with"):
+        load(dataplane_socket="/run/x")
 
 
 def test_metrics_address() -> None:

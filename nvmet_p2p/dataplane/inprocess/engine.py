@@ -5,18 +5,24 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from typing import Final
+from collections.abc import Iterable
+from typing import Any, Final
+
+import structlog
 
 from nvmet_p2p.dataplane.inprocess.backend import Backend
 from nvmet_p2p.dataplane.inprocess.bdev import open_bdev
 from nvmet_p2p.dataplane.inprocess.controller import ControllerState
 from nvmet_p2p.dataplane.inprocess.queue import IoQueue
 from nvmet_p2p.dataplane.inprocess.queue_socket import RECEIVE_BYTES
-from nvmet_p2p.dataplane.port import DataPlaneEvents, IoStat, QueueHandoff, QueueStat
+from nvmet_p2p.dataplane.port import DataPlaneEvents, DataPlaneStatus, IoStat, QueueHandoff, QueueStat
 from nvmet_p2p.errors import InvariantError, OperatorError
-from nvmet_p2p.target.config import BdevConfig, BdevFacts
+from nvmet_p2p.target.config import QOS_LIMITS, BdevConfig, BdevFacts
 from nvmet_p2p.target.effects import ControllerKey, ControllerView
 
+log = structlog.get_logger()
+
+ONLY_NATIVE: Final = "only the native data plane has it"
 RESIZABLE: Final = frozenset({"null", "malloc"})
 
 
@@ -39,7 +45,7 @@ class InProcessDataPlane:
         self._queues: dict[tuple[ControllerKey, int], IoQueue] = {}
         self._buffer = memoryview(bytearray(RECEIVE_BYTES))  # all queues parse what they receive before they return
 
-    async def start(self, events: DataPlaneEvents) -> None:
+    async def start(self, events: DataPlaneEvents, expected: Iterable[BdevConfig] = ()) -> None:
         """Nothing runs until a queue is adopted."""
         self._events = events
 
@@ -58,6 +64,10 @@ class InProcessDataPlane:
     async def bdev_create(self, config: BdevConfig) -> BdevFacts:
         if config.name in self._backends or config.name in self._opening:
             raise OperatorError(-errno.EEXIST, f"bdev {config.name} exists already")
+        if config.kind in ("delay", "error"):
+            raise OperatorError(-errno.EOPNOTSUPP, f"bdev {config.name} of kind {config.kind}: {ONLY_NATIVE}")
+        if any(getattr(config, limit) for limit in QOS_LIMITS):
+            log.warning("bdev.unlimited", bdev=config.name, note=f"its limits do not hold: {ONLY_NATIVE}")
         self._opening.add(config.name)
         try:
             bdev = await open_bdev(config)
@@ -91,11 +101,23 @@ class InProcessDataPlane:
             raise OperatorError(-errno.EINVAL, f"bdev {config.name} of kind {config.kind} has the size of its file")
         return await self.bdev_rescan(config)
 
+    async def bdev_tune(self, config: BdevConfig) -> None:
+        raise OperatorError(-errno.EOPNOTSUPP, f"limits and latencies of bdev {config.name}: {ONLY_NATIVE}")
+
+    async def forward(self, method: str, params: dict[str, Any]) -> Any:
+        raise OperatorError(-errno.EOPNOTSUPP, f"{method}: {ONLY_NATIVE}")
+
+    async def refresh(self) -> None:
+        """The counters are always those of the moment."""
+
+    def status(self) -> DataPlaneStatus:
+        return DataPlaneStatus(pid=os.getpid())
+
     def iostat(self, name: str) -> IoStat | None:
         backend = self._backends.get(name)
         return backend.stat if backend is not None else None
 
-    def iostat_reset(self, name: str) -> None:
+    async def iostat_reset(self, name: str) -> None:
         backend = self._backends.get(name)
         if backend is not None:
             backend.stat = IoStat()

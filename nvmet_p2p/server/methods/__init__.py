@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import Final
 
 from nvmet_p2p.server.methods.bdev import BDEV
+from nvmet_p2p.server.methods.bdev_native import BDEV_NATIVE
 from nvmet_p2p.server.methods.changes import CHANGES
 from nvmet_p2p.server.methods.nvmf import NVMF
 from nvmet_p2p.server.methods.system import SYSTEM
 from nvmet_p2p.server.schema import Method
 
 METHODS: Final[Mapping[str, Method]] = {
-    method.name: method for method in sorted((*BDEV, *CHANGES, *NVMF, *SYSTEM), key=lambda method: method.name)
+    method.name: method
+    for method in sorted((*BDEV, *BDEV_NATIVE, *CHANGES, *NVMF, *SYSTEM), key=lambda method: method.name)
 }

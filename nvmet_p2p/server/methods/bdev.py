@@ -13,9 +13,10 @@ from nvmet_p2p import limits
 from nvmet_p2p.dataplane.port import IoStat
 from nvmet_p2p.server.context import Context
 from nvmet_p2p.server.schema import Handler, Method
-from nvmet_p2p.target.config import BdevConfig, BdevFacts, BdevKind
+from nvmet_p2p.target.config import QOS_LIMITS, BdevConfig, BdevFacts, BdevKind
 from nvmet_p2p.target.operations import claims, find_bdev
 from nvmet_p2p.target.operations_bdev import of_kind
+from nvmet_p2p.target.operations_vbdev import LATENCY_TYPES
 from nvmet_p2p.target.request_types import Request, doc, only
 from nvmet_p2p.target.requests_bdev import BdevName
 from nvmet_p2p.target.validate import failed
@@ -28,6 +29,8 @@ PRODUCTS: Final[dict[BdevKind, str]] = {
     "null": "Null disk",
     "aio": "AIO disk",
     "uring": "URING bdev",
+    "delay": "delay",
+    "error": "Error Injection Disk",
 }
 NO_CHANNELS = "there is one channel"
 ResetMode = Literal["all", "maxmin", "error", "none"]
@@ -82,13 +85,18 @@ def _all(context: Context) -> list[tuple[BdevConfig, BdevFacts]]:
 
 
 async def get_bdevs(context: Context, p: GetBdevs) -> list[dict[str, Any]]:
-    claimed = claims(context.config)
+    claimed = _claimed(context)
     if isinstance(p.name, UnsetType):
         return [_describe(bdev, facts, bdev.name in claimed) for bdev, facts in _all(context)]
     if p.timeout and _present(context, p.name) is None:
         await _wait_for(context, p.name, p.timeout)
     bdev, facts = _require(context, p.name)
-    return [_describe(bdev, facts, bdev.name in claims(context.config))]
+    return [_describe(bdev, facts, bdev.name in _claimed(context))]
+
+
+def _claimed(context: Context) -> set[str]:
+    """The bdevs that serve a namespace or another bdev."""
+    return set(claims(context.config)) | {bdev.base for bdev in context.config.bdevs.values()}
 
 
 async def _wait_for(context: Context, name: str, timeout_ms: int) -> None:
@@ -106,12 +114,7 @@ def _describe(bdev: BdevConfig, facts: BdevFacts, claimed: bool) -> dict[str, An
         "block_size": facts.block_size,
         "num_blocks": facts.num_blocks,
         "uuid": bdev.uuid,
-        "assigned_rate_limits": {
-            "rw_ios_per_sec": 0,
-            "rw_mbytes_per_sec": 0,
-            "r_mbytes_per_sec": 0,
-            "w_mbytes_per_sec": 0,
-        },
+        "assigned_rate_limits": {name: getattr(bdev, name) for name in QOS_LIMITS},
         "claimed": claimed,
     }
     if claimed:
@@ -164,6 +167,12 @@ def _driver_specific(bdev: BdevConfig) -> dict[str, Any]:
         }
     if bdev.kind == "uring":
         return {"uring": {"filename": bdev.filename}}
+    if bdev.kind == "delay":
+        latencies = zip(LATENCY_TYPES, bdev.latencies_us, strict=True)
+        shown = {"name": bdev.name, "base_bdev_name": bdev.base, "uuid": bdev.uuid}
+        return {"delay": shown | {f"{name}_latency": us for name, us in latencies}}
+    if bdev.kind == "error":
+        return {"error_disk": {"base_bdev": bdev.base}}
     return {}
 
 
@@ -172,10 +181,11 @@ async def get_iostat(context: Context, p: GetIostat) -> dict[str, Any]:
         names = [bdev.name for bdev, _ in _all(context)]
     else:
         names = [_require(context, name)[0].name for name in p.names]
+    await context.dataplane.refresh()
     shown = [{"name": name, **_counters(context.dataplane.iostat(name) or IoStat())} for name in names]
     if p.reset_mode == "all":
         for name in names:
-            context.dataplane.iostat_reset(name)
+            await context.dataplane.iostat_reset(name)
     return {"tick_rate": TICK_RATE, "ticks": time.monotonic_ns(), "bdevs": shown}
 
 
@@ -212,7 +222,7 @@ async def reset_iostat(context: Context, p: ResetIostat) -> bool:
     )
     if p.mode == "all":
         for name in names:
-            context.dataplane.iostat_reset(name)
+            await context.dataplane.iostat_reset(name)
     return True
 
 

@@ -51,6 +51,32 @@ _ABOUT: Final[dict[str, tuple[str, str, dict[int, str]]]] = {
         {-17: EXISTS, -22: "the block size does not fit", -2: "there is no such file, and other errors of open(2)"},
     ),
     "bdev_uring_delete": ("Close a uring bdev, and remove the namespace on it.", TRUE, {-19: "there is no such bdev"}),
+    "bdev_delay_create": (
+        "Make a bdev that is another one with longer latencies. Native data plane only.",
+        NAME,
+        {-17: EXISTS, -19: "there is no such base", -1: "the base is in use", -95: "the data plane has none"},
+    ),
+    "bdev_delay_delete": ("Delete a delay bdev, and the namespace on it.", TRUE, {-19: "there is no such bdev"}),
+    "bdev_delay_update_latency": (
+        "Change a latency of a delay bdev.",
+        TRUE,
+        {-19: "there is no such bdev", -22: "it is of another kind", -95: "the data plane has none"},
+    ),
+    "bdev_error_create": (
+        "Make a bdev that is another one, into which errors can be injected. Native data plane only.",
+        NAME,
+        {-17: EXISTS, -19: "there is no such base", -1: "the base is in use", -95: "the data plane has none"},
+    ),
+    "bdev_error_delete": ("Delete an error bdev, and the namespace on it.", TRUE, {-19: "there is no such bdev"}),
+    "bdev_set_qos_limit": (
+        "Limit the I/O of a bdev. What is not given stays. Native data plane only.",
+        TRUE,
+        {
+            -19: "there is no such bdev",
+            -22: "nothing is given, or limits that contradict",
+            -95: "the data plane has none",
+        },
+    ),
     "nvmf_set_config": ("Set what concerns the target as a whole. At any time, unlike in SPDK.", TRUE, {}),
     "nvmf_set_max_subsystems": ("Set how many subsystems there may be. At any time, unlike in SPDK.", TRUE, {}),
     "nvmf_set_crdt": ("Set the Command Retry Delay Times. At any time, unlike in SPDK.", TRUE, {}),

@@ -75,6 +75,7 @@ async def get_version(context: Context, _: NoParams) -> dict[str, Any]:
 async def get_status(context: Context, _: NoParams) -> dict[str, Any]:
     stats = context.queue_stats()
     config = context.config
+    served = context.dataplane.status()
     return {
         "version": context.version,
         "pid": os.getpid(),
@@ -83,6 +84,11 @@ async def get_status(context: Context, _: NoParams) -> dict[str, Any]:
             "engine": context.dataplane.name,
             "slow": context.dataplane.slow,
             "note": SLOW_NOTE if context.dataplane.slow else "",
+            "up": served.up,
+            "pid": served.pid,
+            "restarts": served.restarts,
+            "last_exit": served.last_exit,
+            "rpc_socket": served.rpc_socket,
         },
         "rpc_socket": str(context.settings.rpc_socket),
         "state_dir": str(context.settings.state_dir),

@@ -46,7 +46,7 @@ async def test_what_is_written_is_read(block_size: int, blocks: int) -> None:
         assert stat is not None
         assert (stat.num_read_ops, stat.num_write_ops) == (2, 1)
         assert (stat.bytes_read, stat.bytes_written) == (len(data) + block_size, len(data))
-        it.engine.iostat_reset("m0")
+        await it.engine.iostat_reset("m0")
         assert it.engine.iostat("m0") is not stat
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from nvmet_p2p.config import Settings
-from nvmet_p2p.dataplane.port import DataPlane, IoStat
+from nvmet_p2p.dataplane.port import DataPlane, DataPlaneStatus, IoStat
 from nvmet_p2p.errors import OperatorError
 from nvmet_p2p.server.context import ControllerInfo, QpairInfo, QueueStats
 from nvmet_p2p.server.dispatcher import Dispatcher
@@ -24,11 +24,23 @@ class FakeDataPlane:
 
     def __init__(self) -> None:
         self.stats: dict[str, IoStat] = {}
+        self.refreshes = 0
+        self.forwarded: list[tuple[str, dict[str, Any]]] = []
 
     def iostat(self, name: str) -> IoStat | None:
         return self.stats.get(name)
 
-    def iostat_reset(self, name: str) -> None:
+    async def refresh(self) -> None:
+        self.refreshes += 1
+
+    async def forward(self, method: str, params: dict[str, Any]) -> Any:
+        self.forwarded.append((method, params))
+        return True
+
+    def status(self) -> DataPlaneStatus:
+        return DataPlaneStatus(pid=os.getpid())
+
+    async def iostat_reset(self, name: str) -> None:
         self.stats[name] = IoStat()
 
 

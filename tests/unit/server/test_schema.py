@@ -79,6 +79,8 @@ PROMISED = """
     save_config load_config save_subsystem_config load_subsystem_config rpc_get_methods spdk_get_version
     framework_get_subsystems framework_get_config framework_start_init framework_wait_init p2p_get_status
     p2p_subsystem_set_controller_model
+    bdev_delay_create bdev_delay_delete bdev_delay_update_latency bdev_error_create bdev_error_delete
+    bdev_error_inject_error bdev_set_qos_limit bdev_enable_histogram bdev_get_histogram
     rpc.discover
 """
 
