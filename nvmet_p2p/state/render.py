@@ -9,6 +9,7 @@ empty one gives ``c`` again.
 
 from __future__ import annotations
 
+import errno
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -28,7 +29,7 @@ from nvmet_p2p.target.operations import ana_group_count, discovery_filters
 from nvmet_p2p.target.operations_bdev import OPERATIONS, with_uuid
 from nvmet_p2p.target.operations_vbdev import LATENCY_TYPES
 from nvmet_p2p.target.request_types import Request, decode
-from nvmet_p2p.target.validate import METHOD_NOT_FOUND, invalid
+from nvmet_p2p.target.validate import METHOD_NOT_FOUND, failed, invalid
 
 Call = dict[str, Any]
 
@@ -86,15 +87,21 @@ def replay(config: TargetConfig, document: Any, new_uuid: Callable[[], str]) -> 
     """
     if not isinstance(document, dict) or not isinstance(document.get("subsystems"), list):
         raise invalid("params.subsystems: expected the list that save_config gives")
+    first = config
     for index, subsystem in enumerate(document["subsystems"]):
-        config = replay_subsystem(config, subsystem, new_uuid, f"params.subsystems[{index}]")
+        config = replay_subsystem(config, subsystem, new_uuid, f"params.subsystems[{index}]", first)
     return config
 
 
 def replay_subsystem(
-    config: TargetConfig, subsystem: Any, new_uuid: Callable[[], str], where: str = "params"
+    config: TargetConfig,
+    subsystem: Any,
+    new_uuid: Callable[[], str],
+    where: str = "params",
+    first: TargetConfig | None = None,
 ) -> TargetConfig:
-    """As ``replay``, for what ``save_subsystem_config`` prints."""
+    """As ``replay``, for what ``save_subsystem_config`` prints. ``first``: what the calls began with."""
+    first = first or config
     calls = subsystem.get("config") if isinstance(subsystem, dict) else None
     if calls is None and isinstance(subsystem, dict) and "subsystem" in subsystem:
         return config  # SPDK writes null for a subsystem that has nothing to say
@@ -102,8 +109,17 @@ def replay_subsystem(
         raise invalid(f"{where}.config: expected a list of calls")
     for index, entry in enumerate(calls):
         for call in entry if isinstance(entry, list) else [entry]:
-            config = _replay_call(config, call, new_uuid, f"{where}.config[{index}]")
+            before, config = config, _replay_call(config, call, new_uuid, f"{where}.config[{index}]")
+            _check_not_replaced(first, before, config, f"{where}.config[{index}]")
     return config
+
+
+def _check_not_replaced(first: TargetConfig, before: TargetConfig, now: TargetConfig, where: str) -> None:
+    """All the calls are one change, in which a back end that is in use cannot become another one of its name."""
+    if len(now.bdevs) > len(before.bdevs):
+        again = (now.bdevs.keys() - before.bdevs.keys()) & first.bdevs.keys()
+        if again:
+            raise failed(errno.EEXIST, f"{where}: bdev {min(again)!r} is there until all calls are carried out")
 
 
 def _replay_call(config: TargetConfig, call: Any, new_uuid: Callable[[], str], where: str) -> TargetConfig:
