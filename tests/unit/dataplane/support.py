@@ -311,3 +311,8 @@ async def until(condition: Callable[[], bool], *, turns: int = 10_000) -> None:
 
 
 Scenario = Callable[[], Awaitable[None]]
+
+
+async def settled(it: Rig, commands: int) -> None:
+    """Until the engine has taken that many commands."""
+    await until(lambda: sum(queue.commands for queue in it.engine.queues()) == commands)
