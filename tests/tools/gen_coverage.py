@@ -47,7 +47,7 @@ SUBJECT = {
     "io": ("test_io", "test_copy", "test_fused"),
 }
 # A handler that only knows how to say no.
-REFUSALS = {
+REFUSALS: dict[tuple[str, int], str] = {
     ("fabrics", FabricsType.AUTHENTICATION_SEND): "Invalid Field in Command (02h): no authentication is configured",
     ("fabrics", FabricsType.AUTHENTICATION_RECEIVE): "Invalid Field in Command (02h): no authentication is configured",
     ("fabrics", FabricsType.DISCONNECT): "**supported** on I/O queues",

@@ -207,9 +207,9 @@ def test_write_protection_completes_when_it_is_durable() -> None:
     host = world.started()
     request = host.submit(Sqe(opc=9, cid=77, nsid=1, cdw10=0x84, cdw11=1))
     assert host.controller.view.namespaces[1].write_protected, "no write passes any more"
-    assert not request.done
+    before = len(host.done)
     waiting.pop()(NvmeStatusError(Status.INTERNAL_ERROR, "the disk is full"))
-    assert request.done
+    assert [done.request for done in host.done[before:]] == [request]
     assert host.done[-1].cqe.status == Status.INTERNAL_ERROR
 
 
