@@ -213,15 +213,16 @@ def test_a_subsystem_with_nothing_to_say() -> None:
 
 
 def test_a_bdev_is_not_replaced_by_another_one_of_its_name_within_one_load() -> None:
+    uuid = Configuration().uuid
     made = {"name": "m0", "num_blocks": 8, "block_size": 512}
     calls = [{"method": "bdev_null_create", "params": made}]
-    there = replay_subsystem(TargetConfig(), {"config": calls}, Configuration().uuid)
+    there = replay_subsystem(TargetConfig(), {"config": calls}, uuid)
     again = [{"method": "bdev_null_delete", "params": {"name": "m0"}}, {"method": "bdev_malloc_create", "params": made}]
     with pytest.raises(OperatorError, match=r"config\[1\]: bdev 'm0' is there") as caught:
-        replay_subsystem(there, {"config": again}, Configuration().uuid)
+        replay_subsystem(there, {"config": again}, uuid)
     assert caught.value.code == -17
     with pytest.raises(OperatorError, match=r"subsystems\[1\].config\[0\]: bdev 'm0' is there"):
-        replay(there, {"subsystems": [{"config": again[:1]}, {"config": again[1:]}]}, Configuration().uuid)
+        replay(there, {"subsystems": [{"config": again[:1]}, {"config": again[1:]}]}, uuid)
     new = [{"method": "bdev_null_create", "params": made | {"name": "m1"}}]
     gone = [{"method": "bdev_null_delete", "params": {"name": "m1"}}]
-    assert replay_subsystem(there, {"config": [*new, *gone, *new]}, Configuration().uuid).bdevs.keys() == {"m0", "m1"}
+    assert replay_subsystem(there, {"config": [*new, *gone, *new]}, uuid).bdevs.keys() == {"m0", "m1"}
