@@ -83,6 +83,19 @@ CASES = (
 )
 
 
+def descendants(pid: int) -> list[int]:
+    """A process and all below it."""
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = path.read_text().rpartition(")")[2].split()
+            children.setdefault(int(fields[1]), []).append(int(path.parent.name))
+    found = [pid]
+    for parent in found:
+        found += children.get(parent, [])
+    return found
+
+
 class Server:
     """A target of either kind: JSON-RPC (the same calls), a subsystem for each back end, its processes."""
 
@@ -128,15 +141,7 @@ class Server:
 
     def processes(self) -> list[int]:
         """The process and all below it."""
-        children: dict[int, list[int]] = {}
-        for path in Path("/proc").glob("[0-9]*/stat"):
-            with contextlib.suppress(OSError):
-                fields = path.read_text().rpartition(")")[2].split()
-                children.setdefault(int(fields[1]), []).append(int(path.parent.name))
-        found = [self.pid]
-        for pid in found:
-            found += children.get(pid, [])
-        return found
+        return descendants(self.pid)
 
     def pin(self, cpu: int) -> None:
         """Every thread of every process onto that CPU."""
