@@ -90,7 +90,8 @@ class Session:
         self._sock = sock
         self._host = host
         self._conn = TcpTarget(host.tcp_limits(address))
-        self.queue: Queue = host.target.open_queue(address, peer, host.clock.monotonic())
+        reached = str(sock.getsockname()[0]).partition("%")[0]  # a zone is of no use on another machine
+        self.queue: Queue = host.target.open_queue(address, peer, host.clock.monotonic(), reached)
         self.queue.on_completion = self._completed
         self.queue.on_drop = self._dropped
         self.key: ControllerKey | None = None  # of the controller whose admin queue this is

@@ -2,6 +2,9 @@
 
 A host sees the subsystems whose allow-list it is on, one entry for each of their listeners that passes the filter; the
 discovery subsystem itself, with the port that it was reached through first; and the referrals.
+
+A listener on all addresses of a family is told by the address by which the host came, as nvmet does. A host that came
+by the other family is not told of it: there is no address that we could name.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from nvmet_p2p import limits
 from nvmet_p2p.target import access
-from nvmet_p2p.target.config import ListenAddress, SubsystemConfig, TargetConfig
+from nvmet_p2p.target.config import ListenAddress, ListenerConfig, SubsystemConfig, TargetConfig
 from nvmet_p2p.target.pages import Segments
 from nvmet_p2p.target.validate import DISCOVERY_NQN
 from nvmet_p2p.wire.discovery import DiscoveryEntry, DiscoveryHeader, RdmaTsas, TcpTsas
@@ -37,6 +40,7 @@ DLPF_EXTENDED: Final = 0x1
 DLPF_PORT_LOCAL: Final = 0x2
 EXTENDED_ENTRY_BYTES: Final = DiscoveryEntry.SIZE + 8  # TEL, NUMEXAT and 2 reserved bytes; no attributes
 _ADRFAM: Final = {"IPv4": Adrfam.IPV4, "IPv6": Adrfam.IPV6}
+_ALL_ADDRESSES: Final = frozenset({"0.0.0.0", "::"})
 _OWN_FLAGS: Final = DiscoveryEflag.DUPLICATE_RETURNED_INFORMATION | DiscoveryEflag.EXPLICIT_PERSISTENT_CONNECTION
 
 
@@ -49,26 +53,44 @@ class Record:
     subnqn: str
     secure_channel: bool
     local: bool  # a port of this target, not a referral
+    traddr: str  # that of ``address`` unless it stands for all
 
 
 def records(controller: Controller) -> Iterator[Record]:
     """The entries that the controller's host is to see, in the order of the log page."""
-    target, here = controller.target, controller.listener
-    own = target.config.subsystems.get(DISCOVERY_NQN)
-    yield Record(here, Subtype.CURRENT_DISCOVERY, DISCOVERY_NQN, _is_secure(own, here), True)
-    if own is not None:
-        for listener in own.listeners:
-            if listener.address != here and _passes(target.config.discovery_filter, listener.address, here):
-                yield Record(listener.address, Subtype.CURRENT_DISCOVERY, DISCOVERY_NQN, listener.secure_channel, True)
-    for subsystem in target.config.subsystems.values():
+    config, here = controller.target.config, controller.listener
+    own = config.subsystems.get(DISCOVERY_NQN)
+    here_traddr = _traddr(here, controller)
+    yield Record(here, Subtype.CURRENT_DISCOVERY, DISCOVERY_NQN, _is_secure(own, here), True, here_traddr)
+    for listener, traddr in _ports(own, controller) if own is not None else ():
+        if listener.address != here:
+            secure = listener.secure_channel
+            yield Record(listener.address, Subtype.CURRENT_DISCOVERY, DISCOVERY_NQN, secure, True, traddr)
+    for subsystem in config.subsystems.values():
         if subsystem.subtype == "Discovery" or not access.host_allowed(subsystem, controller.hostnqn):
             continue
-        for listener in subsystem.listeners:
-            if _passes(target.config.discovery_filter, listener.address, here):
-                yield Record(listener.address, Subtype.NVM, subsystem.nqn, listener.secure_channel, True)
-    for referral in target.config.referrals:
+        for listener, traddr in _ports(subsystem, controller):
+            yield Record(listener.address, Subtype.NVM, subsystem.nqn, listener.secure_channel, True, traddr)
+    for referral in config.referrals:
         if referral.allow_any_host:
-            yield Record(referral.address, Subtype.REFERRAL, referral.subnqn, referral.secure_channel, False)
+            address, secure = referral.address, referral.secure_channel
+            yield Record(address, Subtype.REFERRAL, referral.subnqn, secure, False, address.traddr)
+
+
+def _traddr(address: ListenAddress, controller: Controller) -> str:
+    """Where the controller's host finds a listener; empty if that cannot be said."""
+    if address.traddr not in _ALL_ADDRESSES:
+        return address.traddr
+    return controller.admin_queue.reached if address.adrfam == controller.listener.adrfam else ""
+
+
+def _ports(subsystem: SubsystemConfig, controller: Controller) -> Iterator[tuple[ListenerConfig, str]]:
+    """The subsystem's listeners that the controller's host is to know of, each with its address."""
+    here, discovery_filter = controller.listener, controller.target.config.discovery_filter
+    for listener in subsystem.listeners:
+        traddr = _traddr(listener.address, controller)
+        if traddr and _passes(discovery_filter, listener.address, traddr, here, _traddr(here, controller)):
+            yield listener, traddr
 
 
 def _is_secure(own: SubsystemConfig | None, here: ListenAddress) -> bool:
@@ -76,12 +98,12 @@ def _is_secure(own: SubsystemConfig | None, here: ListenAddress) -> bool:
     return listener is not None and listener.secure_channel
 
 
-def _passes(discovery_filter: str, address: ListenAddress, here: ListenAddress) -> bool:
+def _passes(discovery_filter: str, address: ListenAddress, traddr: str, here: ListenAddress, here_traddr: str) -> bool:
     """``nvmf_set_config``'s ``discovery_filter``: ``match_any``, or those that must equal the port of the request."""
     words = discovery_filter.split(",")
     if "transport" in words and address.trtype != here.trtype:
         return False
-    if "address" in words and (address.adrfam, address.traddr) != (here.adrfam, here.traddr):
+    if "address" in words and (address.adrfam, traddr) != (here.adrfam, here_traddr):
         return False
     return not ("svcid" in words and address.trsvcid != here.trsvcid)
 
@@ -125,7 +147,7 @@ def _build(controller: Controller, record: Record) -> bytes:
         eflags=_OWN_FLAGS if own else 0,
         trsvcid=record.address.trsvcid,
         subnqn=record.subnqn,
-        traddr=record.address.traddr,
+        traddr=record.traddr,
         tsas=tsas,
     ).build()
 

@@ -113,12 +113,16 @@ def _is_connect(sqe: Sqe) -> bool:
 
 
 class Queue:
-    """See the module. ``qid`` and ``sqsize`` (0's based) are known from Connect on."""
+    """See the module. ``qid`` and ``sqsize`` (0's based) are known from Connect on.
 
-    def __init__(self, target: Target, listener: ListenAddress, peer: PeerAddress) -> None:
+    ``reached`` is the address of ours by which the host came: ``listener`` may stand for all of them.
+    """
+
+    def __init__(self, target: Target, listener: ListenAddress, peer: PeerAddress, reached: str) -> None:
         self.target = target
         self.listener = listener
         self.peer = peer
+        self.reached = reached
         self.state = QueueState.UNCONNECTED
         self.qid: int | None = None
         self.sqsize = 0

@@ -161,10 +161,13 @@ class Target:
 
     # -- connections -------------------------------------------------------------------------------------------------
 
-    def open_queue(self, listener: ListenAddress, peer: PeerAddress, now: float) -> Queue:
-        """A connection has been accepted; nothing is known of it before Connect."""
+    def open_queue(self, listener: ListenAddress, peer: PeerAddress, now: float, reached: str = "") -> Queue:
+        """A connection has been accepted; nothing is known of it before Connect.
+
+        ``reached`` is the address of ours by which the host came, where ``listener`` stands for all of them.
+        """
         del now
-        return Queue(self, listener, peer)
+        return Queue(self, listener, peer, reached or listener.traddr)
 
     def add_controller(
         self,

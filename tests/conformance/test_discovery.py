@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -290,3 +291,25 @@ def test_filter(daemon: Daemon, tree: Tree, discovery: Discovery, words: str, bo
     finally:
         daemon.rpc("nvmf_set_config", discovery_filter="match_any")
     assert ports == {str(tree.address[1])} | ({str(second[1])} if both else set())
+
+
+@pytest.mark.parametrize(("family", "every", "here"), [("IPv4", "0.0.0.0", "127.0.0.1"), ("IPv6", "::", "::1")])
+def test_a_listener_on_all_addresses_is_told_by_the_one_that_the_host_used(
+    tree: Tree, family: str, every: str, here: str
+) -> None:
+    port = free_port()
+    try:
+        socket.create_server((here, port), family=socket.AF_INET6 if family == "IPv6" else socket.AF_INET).close()
+    except OSError:
+        pytest.skip(f"this machine has no {here}")
+    listener = Tree.listen_address((every, port)) | {"adrfam": family}
+    tree.rpc("nvmf_subsystem_add_listener", listen_address=listener)
+    discovery = Discovery((here, port))
+    own = discovery.page()[1][0]
+    assert (own.subtype, own.traddr, own.trsvcid) == (CURRENT, here, str(port))
+    assert (here, str(port)) in [(entry.traddr, entry.trsvcid) for entry in discovery.of(tree)]
+    assert every not in [entry.traddr for entry in discovery.page()[1]]
+    with Host((here, port), tree.nqn).start() as host:  # and what it was told is true
+        assert host.io().read(0, 1, 512).status == nvme.OK
+    discovery.host.close()
+    tree.rpc("nvmf_subsystem_remove_listener", listen_address=listener)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from nvmet_p2p.target.config import ReferralConfig
+from nvmet_p2p.target.config import ListenAddress, ReferralConfig
 from nvmet_p2p.target.discovery import EXTENDED_ENTRY_BYTES
 from nvmet_p2p.target.validate import DISCOVERY_NQN
 from nvmet_p2p.wire.discovery import DiscoveryEntry, DiscoveryHeader, DiscoveryLog
@@ -16,6 +16,7 @@ from tests.unit.target.harness import (
     ALICE,
     BOB,
     DISC,
+    ENABLE,
     HERE,
     NQN,
     OTHER_NQN,
@@ -209,3 +210,23 @@ def test_host_that_is_no_longer_allowed_to_discover() -> None:
     world.discovery(DISC)
     world.change(DISCOVERY_NQN, allow_any_host=False, hosts=hosts(BOB))
     assert not world.target.controllers()
+
+
+def test_a_listener_on_all_addresses_is_told_by_the_one_that_the_host_used() -> None:
+    every, every6 = replace(HERE, traddr="0.0.0.0"), replace(THERE, traddr="::")
+    own = subsystem(DISCOVERY_NQN, listeners=[DISC], subtype="Discovery")
+    world = World(config(own, subsystem(NQN, listeners=[every, every6])))
+
+    def told(listener: ListenAddress, reached: str) -> list[tuple[str, str]]:
+        host = Host(world, listener)
+        host.queue.reached = reached
+        host.connect(DISCOVERY_NQN)
+        host.set_cc(ENABLE)
+        return [(entry.traddr, entry.trsvcid) for entry in read(host).entries]
+
+    assert told(every, "192.0.2.5") == [("192.0.2.5", "4420"), (DISC.traddr, "8009"), ("192.0.2.5", "4420")]
+    assert told(every6, "2001:db8::5") == [("2001:db8::5", "4421"), (DISC.traddr, "8009"), ("2001:db8::5", "4421")]
+    assert told(DISC, DISC.traddr) == [(DISC.traddr, "8009"), (DISC.traddr, "4420")]
+    world.apply(replace(world.target.config, discovery_filter="address"))
+    assert told(every, "192.0.2.5") == [("192.0.2.5", "4420"), ("192.0.2.5", "4420")]
+    assert told(DISC, DISC.traddr) == [(DISC.traddr, "8009"), (DISC.traddr, "4420")]
