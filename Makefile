@@ -18,15 +18,21 @@ ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
 VENV_OPTIONS := --clear
 endif
 
-.PHONY: help setup run test unit conformance lab lab-shell bench lint fmt docs coverage lock clean distclean packages lab-packages
+.PHONY: help setup native run test unit conformance lab lab-shell bench lint fmt docs coverage lock clean distclean packages lab-packages
 .DEFAULT_GOAL := help
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
-setup: packages lab-packages $(STAMP) ## Debian packages (with sudo if not root) and .venv, where they are missing
+setup: packages lab-packages $(STAMP) native ## Debian packages (with sudo if not root), .venv, the native data plane
 
-run: packages $(STAMP) ## start the target with a demonstration namespace; Ctrl-C ends it
+native: packages $(STAMP) ## build nvmet-p2p-dataplane and nvmet-p2p-bench into build/native, where the daemon finds them
+	@[ -e build/native/build.ninja ] || { mkdir -p build && \
+	    PATH="$(CURDIR)/$(BIN):$$PATH" meson setup build/native native > build/native-setup.log || \
+	    { cat build/native-setup.log; exit 1; }; }
+	@$(BIN)/ninja -C build/native --quiet
+
+run: packages $(STAMP) native ## start the target with a demonstration namespace; Ctrl-C ends it
 	@$(BIN)/nvmet-p2p demo --serve .run/state --file .run/demo.img $(DEMO_OPTIONS)
 
 test: setup ## every check and every test
@@ -35,7 +41,7 @@ test: setup ## every check and every test
 unit: packages $(STAMP) ## unit tests alone
 	@$(BIN)/python .ci/suite.py unit
 
-conformance: packages $(STAMP) ## conformance tests alone: a raw initiator against the daemon
+conformance: packages $(STAMP) native ## conformance tests alone: a raw initiator against the daemon
 	@$(BIN)/python .ci/suite.py conformance
 
 lab: setup ## lab tests alone: the Linux initiator in a QEMU guest
@@ -44,7 +50,7 @@ lab: setup ## lab tests alone: the Linux initiator in a QEMU guest
 lab-shell: setup ## a shell in a guest of the lab
 	@$(BIN)/python -m tests.lab.shell
 
-bench: packages $(STAMP) ## benchmarks: tests/bench/bench_*.py
+bench: packages $(STAMP) native ## benchmarks: tests/bench/bench_*.py
 	@$(BIN)/pytest -o python_files='bench_*.py' -p no:xdist -q -s tests/bench
 
 lint: packages $(STAMP) ## format, lint, import directions, types

@@ -1,6 +1,6 @@
 """Runs the project's checks and tests, fast ones first, and ends with one line that counts.
 
-python .ci/suite.py [checks] [unit] [conformance] [lab]      (all, when none is named)
+python .ci/suite.py [checks] [native] [unit] [conformance] [lab]      (all, when none is named)
 
 A failed stage does not stop the following ones. The lab's guest image, minutes of downloads on a fresh machine, is
 built beside the stages before it.
@@ -35,7 +35,10 @@ TESTS = {
     "conformance": ["tests/conformance"],
     "lab": ["tests/lab"],
 }
-ENVIRONMENT = {**os.environ, "NVMET_P2P_LAB": "require"}  # a lab test that cannot run is a failure here
+# A lab test that cannot run, and a data plane that is not built, are failures here.
+ENVIRONMENT = {**os.environ, "NVMET_P2P_LAB": "require", "NVMET_P2P_NATIVE": "require"}
+NATIVE = ROOT / "build/native-check"  # warnings are errors; clang with ASan and UBSan; unit tests and fuzzers
+FUZZ_S = 10  # for each harness; issues and releases have longer runs
 
 
 @dataclass
@@ -50,7 +53,7 @@ class Outcome:
 
 def main(stages: list[str]) -> int:
     """Runs the stages named, all when none is; the exit status for the shell."""
-    known = ["checks", *TESTS]
+    known = ["checks", "native", *TESTS]
     if unknown := [stage for stage in stages if stage not in known]:
         print(f"no such stage: {unknown[0]} (there are: {', '.join(known)})", file=sys.stderr)
         return 2
@@ -65,7 +68,8 @@ def main(stages: list[str]) -> int:
             if stage == "lab" and image is not None and not image.result():
                 outcomes.append(Outcome("lab image", failed=1))
             else:
-                outcomes.append(run_checks() if stage == "checks" else run_tests(stage))
+                special = {"checks": run_checks, "native": run_native}.get(stage)
+                outcomes.append(special() if special is not None else run_tests(stage))
     return report(outcomes, time.monotonic() - started)
 
 
@@ -88,6 +92,42 @@ def run_checks() -> Outcome:
                 outcome.failed += 1
                 print(done.stdout, flush=True)
     return outcome
+
+
+def run_native() -> Outcome:
+    """Builds native/ with every warning an error, runs its unit tests and, for a short time, its fuzzers."""
+    outcome = Outcome("native")
+    path = {"PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}"}
+    log = REPORTS / "native.log"
+    if not (NATIVE / "build.ninja").exists():
+        options = ["-Dengine=enabled", "-Dtests=enabled", "-Dfuzz=enabled", "-Dsanitize=address"]
+        command = ["meson", "setup", str(NATIVE), "native", "--werror", "-Db_lundef=false", *options]
+        count(outcome, "meson setup", command, log, path | {"CC": "clang"})
+    if outcome.failed or not count(outcome, "build", ["ninja", "-C", str(NATIVE)], log, path):
+        return outcome
+    count(outcome, "unit tests", ["meson", "test", "-C", str(NATIVE), "--print-errorlogs"], log, path)
+    for harness in sorted(path for path in (NATIVE / "fuzz").glob("fuzz_*") if path.is_file()):
+        found, seeds = NATIVE / "corpus" / harness.name, ROOT / "native/fuzz/corpus" / harness.name
+        found.mkdir(parents=True, exist_ok=True)
+        command = [str(harness), f"-max_total_time={FUZZ_S}", f"-artifact_prefix={found.parent}/", str(found), str(seeds)]
+        count(outcome, harness.name, command, log, {})
+    return outcome
+
+
+def count(outcome: Outcome, name: str, command: list[str], log: Path, environment: dict[str, str]) -> bool:
+    """Runs a step and counts it; the end of its output if it failed."""
+    with log.open("w+", encoding="utf-8", errors="replace") as output:
+        status = subprocess.run(
+            command, cwd=ROOT, env=ENVIRONMENT | environment, stdout=output, stderr=subprocess.STDOUT, check=False
+        ).returncode
+        output.seek(0)
+        print(f"{name}: {'passed' if status == 0 else 'FAILED'}", flush=True)
+        if status == 0:
+            outcome.passed += 1
+        else:
+            outcome.failed += 1
+            print(output.read()[-8000:], flush=True)
+    return status == 0
 
 
 def run_tests(stage: str) -> Outcome:

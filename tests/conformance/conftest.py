@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from nvmet_p2p.dataplane.native.process import find_program
 from tests.support import coverage
 from tests.support.daemon import Daemon, Ns, Tree
 from tests.support.initiator import Host, Queue
 
-ENGINES = ("inprocess",)  # the C engine joins here; both must pass all of it
+ENGINES = ("inprocess", "native")  # both must pass all of it
 MakeDaemon = Callable[..., Daemon]
 MakeTree = Callable[..., Tree]
 
@@ -32,7 +33,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.fixture(scope="session", params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> str:
-    """Which data plane serves the I/O queues."""
+    """Which data plane serves the I/O queues. Without the native one its tests are skipped, or fail where it must be."""
+    if request.param == "native" and find_program() is None:
+        why = "nvmet-p2p-dataplane is not built: make native"
+        if os.environ.get("NVMET_P2P_NATIVE") == "require":
+            pytest.fail(why, pytrace=False)
+        pytest.skip(why)
     return str(request.param)
 
 
