@@ -21,7 +21,7 @@ _ANA_STATUS: Final[Mapping[int, Status]] = {
 
 
 class NamespaceUse:
-    """A namespace of one controller for as long as the controller's view ties its NSID to the same back end.
+    """A namespace of one controller for as long as the same may be done to the same back end through its NSID.
 
     ``users`` counts commands that have passed the last check and are in or before the back end.
     """
@@ -43,11 +43,19 @@ class ControllerState:
         self._backends = backends
 
     def replace(self, view: ControllerView) -> list[NamespaceUse]:
-        """Takes over a new view; returns what is no longer in it and may still have users."""
+        """Takes over a new view; returns what is no longer in it and may still have users.
+
+        A namespace that is write protected now, or in another ANA state, is a new one: whoever changed that must not be
+        answered while a write that was let through before is on its way.
+        """
         gone = []
         for nsid, use in list(self.namespaces.items()):
             now = view.namespaces.get(nsid)
-            if now is None or now.bdev != use.view.bdev:
+            if now is None or (now.bdev, now.ana_state, now.write_protected) != (
+                use.view.bdev,
+                use.view.ana_state,
+                use.view.write_protected,
+            ):
                 gone.append(self.namespaces.pop(nsid))
         for nsid, ns in view.namespaces.items():
             known = self.namespaces.get(nsid)
