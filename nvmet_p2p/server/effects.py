@@ -96,3 +96,14 @@ class EffectRunner:
                     effect.done(await self._dataplane.abort(effect.key, effect.qid, effect.cid))
         except OperatorError as error:
             log.error("dataplane.refused", effect=type(effect).__name__, reason=error.message)
+            self._refused(effect)
+
+    def _refused(self, effect: Effect) -> None:
+        """A data plane that knows nothing of a controller or queue has nothing in flight for it: nobody may wait."""
+        match effect:
+            case ControllerGone():
+                self._end_admin(effect.key, effect.reason)
+            case CloseIoQueues():
+                effect.done()
+            case AbortIo():
+                effect.done(False)

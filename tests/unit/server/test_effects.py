@@ -125,3 +125,15 @@ async def test_what_tells_of_a_change_waits_for_it(plane: SlowPlane) -> None:
     await asyncio.sleep(0)
     assert said[2:] == ["in force"]
     assert plane.calls == [(1, "set")] * 2
+
+
+async def test_nobody_waits_for_what_was_refused(plane: SlowPlane) -> None:
+    ended: list[tuple[int, str]] = []
+    done: list[Any] = []
+    run = runner(plane, ended)
+    plane.refuse = True
+    run.submit(CloseIoQueues(1, "reset", lambda: done.append("closed")))
+    run.submit(AbortIo(1, 2, 7, done.append))
+    run.submit(ControllerGone(1, "gone"))
+    await run.settle()
+    assert (done, ended) == (["closed", False], [(1, "gone")])
