@@ -86,8 +86,12 @@ class InProcessDataPlane:
 
     async def bdev_delete(self, name: str) -> None:
         backend = self._backend(name)
-        await backend.close()
-        del self._backends[name]
+        try:
+            await backend.close()
+        except OSError as error:  # close(2) may tell of an earlier write that failed: Flush is who says that to a host
+            log.error("bdev.close", bdev=name, reason=error.strerror or str(error))
+        finally:
+            del self._backends[name]
 
     async def bdev_rescan(self, config: BdevConfig) -> BdevFacts:
         backend = self._backend(config.name)

@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import errno
 import os
+import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -305,4 +307,38 @@ async def test_two_opens_of_one_name_at_once() -> None:
     engine = InProcessDataPlane()
     results = await asyncio.gather(*(engine.bdev_create(malloc()) for _ in range(2)), return_exceptions=True)
     assert sorted(isinstance(result, OperatorError) for result in results) == [False, True]
+    await engine.stop()
+
+
+# -- when the system refuses
+
+
+async def test_what_finds_no_thread_is_refused_and_not_done_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[int] = []
+
+    def no_thread(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    executor = ThreadPoolExecutor(1)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_thread)
+        with pytest.raises(OSError, match="start new thread") as caught:
+            await file._work(executor, done.append, 1)
+        assert caught.value.errno == errno.EAGAIN
+    await file._work(executor, done.append, 2)
+    assert done == [2]
+    executor.shutdown()
+
+
+async def test_a_close_that_fails_still_gives_the_name_back(image: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(fd: int, close: object = os.close) -> None:
+        close(fd)  # type: ignore[operator]
+        raise OSError(errno.EIO, "Input/output error")
+
+    engine = InProcessDataPlane()
+    await engine.bdev_create(config("aio", filename=image, block_size=512))
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "close", fails)
+        await engine.bdev_delete("b")
+    await engine.bdev_create(config("aio", filename=image, block_size=512))
     await engine.stop()

@@ -97,6 +97,23 @@ def _probe(fd: int, config: BdevConfig, readonly: bool) -> BdevFacts:
     return msgspec.structs.replace(facts, physical_block_size=config.physical_block_size or physical)
 
 
+async def _work(executor: ThreadPoolExecutor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """``function`` in a worker thread. EAGAIN where no thread can be had; then it is not called, now or later."""
+    refused = False
+
+    def call() -> T:
+        if refused:  # the executor has kept it for a thread that comes one day
+            raise OSError(errno.EAGAIN, "refused before")
+        return function(*args, **kwargs)
+
+    try:
+        future = asyncio.get_running_loop().run_in_executor(executor, call)
+    except RuntimeError as error:
+        refused = True
+        raise OSError(errno.EAGAIN, str(error)) from error
+    return await future
+
+
 class FileBdev:
     """An open file; all blocking calls are made by its own threads."""
 
@@ -110,11 +127,10 @@ class FileBdev:
     @classmethod
     async def open(cls, config: BdevConfig) -> FileBdev:
         executor = ThreadPoolExecutor(WORKERS, thread_name_prefix=f"bdev-{config.name}")
-        loop = asyncio.get_running_loop()
         try:
-            fd, readonly = await loop.run_in_executor(executor, _open_fd, config, config.readonly)
+            fd, readonly = await _work(executor, _open_fd, config, config.readonly)
             try:
-                facts = await loop.run_in_executor(executor, _probe, fd, config, readonly)
+                facts = await _work(executor, _probe, fd, config, readonly)
             except BaseException:
                 os.close(fd)
                 raise
@@ -124,7 +140,7 @@ class FileBdev:
         return cls(fd, facts, executor)
 
     async def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, lambda: function(*args, **kwargs))
+        return await _work(self._executor, function, *args, **kwargs)
 
     async def read(self, offset: int, length: int) -> BytesLike:
         return await self._call(read_full, self._fd, offset, length)
@@ -184,5 +200,7 @@ class FileBdev:
         return self.facts
 
     async def close(self) -> None:
-        await self._call(os.close, self._fd)
-        self._executor.shutdown(wait=False)
+        try:
+            await self._call(os.close, self._fd)
+        finally:
+            self._executor.shutdown(wait=False)
