@@ -245,10 +245,15 @@ static void has_room(struct request *rq)
 
 void io_data(struct request *rq, bool bad_digest)
 {
-	if (bad_digest)
+	if (bad_digest) {
 		fail(rq, ST_TRANSIENT_TRANSPORT);
-	else
+	} else if (rq->stream) {
+		if (!rq->status)
+			bdev_count(rq->ns->bdev, rq->q->r->id, 1, rq->length, 0);
+		respond(rq, rq->status);
+	} else {
 		ready(rq);
+	}
 }
 
 /* -- direct: a back end in memory, nothing in the way */
@@ -300,6 +305,41 @@ static void direct_write(struct request *rq, const uint8_t *data)
 	respond(rq, rc ? status_of_errno(rc, true) : 0);
 }
 
+/*
+ * Data of a Write that streams: checked again each time, as the host may take long to send it. Nothing is held between
+ * two calls, so nobody has to wait for the host either. When the way to the medium is no longer straight (a fused pair, a
+ * rate limit has come) the command is interrupted: the host repeats it.
+ */
+void io_stream(struct request *rq, uint32_t at, const uint8_t *data, uint32_t bytes)
+{
+	struct bdev_io *io = &rq->io;
+	uint32_t length = rq->length;
+	int rc;
+
+	if (rq->status)
+		return; /* the rest is swallowed */
+	if (DP_UNLIKELY(rq->view_gen != rq->q->c->view->gen)) {
+		rq->status = io_admit(rq, rq->q->c->view);
+		if (!rq->status && rq->length != length)
+			rq->status = ST_NS_NOT_READY;
+		rq->length = length;
+	}
+	if (!rq->status)
+		rq->status = io_check_range(rq_slba(rq), rq_blocks(rq), rq->ns->bdev);
+	if (!rq->status && !is_direct(rq))
+		rq->status = ST_INTERRUPTED;
+	if (rq->status)
+		return;
+	io->bdev = rq->ns->bdev;
+	io->op = BDEV_WRITE;
+	io->offset = (rq_slba(rq) << io->bdev->block_shift) + at;
+	io->length = bytes;
+	io->buf = (uint8_t *)(uintptr_t)data; /* a write only reads it */
+	rc = io->bdev->ops->submit(io);
+	if (rc < 0)
+		rq->status = status_of_errno(rc, true);
+}
+
 /* -- commands in */
 
 static void init_request(struct request *rq, const uint8_t sqe[64])
@@ -318,7 +358,8 @@ static void init_request(struct request *rq, const uint8_t sqe[64])
 	rq->stage_bytes = 0;
 	rq->step = 0;
 	rq->first = rq->second = NULL;
-	rq->locked = rq->unlocked_counted = rq->entered = false;
+	rq->locked = rq->unlocked_counted = rq->entered = rq->stream = false;
+	rq->status = 0;
 }
 
 static void icd_granted(struct staging_waiter *waiter, void *buf)
@@ -356,6 +397,11 @@ static bool stage_icd(struct qpair *q, struct request *rq)
 		staging_wait(&q->r->pool, &q->icd_waiter);
 	}
 	return false; /* else: when the queue gives memory back, io_unstage looks again */
+}
+
+static bool may_stream(const struct request *rq)
+{
+	return rq->opc == OPC_WRITE && !rq->q->ddgst && is_direct(rq) && rq->ns->bdev->block_size <= 4096;
 }
 
 static bool is_unknown(const struct request *rq)
@@ -450,6 +496,11 @@ bool io_command(struct qpair *q, const uint8_t sqe[64], const uint8_t *icd, uint
 		/* a read needs no memory when it is sent from the medium, a write only when its data has to wait */
 		if (!status && (!is_direct(rq) || plan.transport) && !(rq->opc == OPC_READ && is_direct(rq)))
 			rq->stage_bytes = rq->cmd->stage ? rq->cmd->stage(rq) : rq->length;
+		if (!status && plan.transport && may_stream(rq)) {
+			rq->stream = true;
+			rq->block_mask = rq->ns->bdev->block_size - 1;
+			rq->stage_bytes = 0;
+		}
 		if (!status && plan.in_capsule && rq->stage_bytes && !stage_icd(q, rq)) {
 			rq->state = REQ_FREE;
 			return false;

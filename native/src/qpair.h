@@ -66,13 +66,14 @@ enum req_state { REQ_FREE, REQ_NEW, REQ_ROOM, REQ_DATA, REQ_SECOND, REQ_LOCKED, 
 
 struct io_cmd;
 
+/* stream: a Write by R2T to a back end in memory; its data goes there block by block as it arrives, no staging. */
 struct request {
 	STAILQ_ENTRY(request) link; /* free list, or queue of answers */
 	struct qpair *q;
 	uint16_t cid, hash_next, sqhd;
 	uint8_t state; /* enum req_state */
 	uint8_t opc, fuse;
-	bool in_hash, locked, unlocked_counted, pinned, entered, overlapping;
+	bool in_hash, locked, unlocked_counted, pinned, entered, overlapping, stream;
 	uint32_t nsid, cdw10, cdw11, cdw12;
 	uint32_t length; /* bytes of data that travel */
 	uint32_t status; /* with ST_DNR */
@@ -94,7 +95,7 @@ struct request {
 	/* the command at work */
 	uint32_t step, index;
 	uint64_t at, done_bytes, start_ns, chunk_at;
-	uint32_t chunk;
+	uint32_t chunk, block_mask;
 	struct staging_waiter waiter;
 	struct range_hold hold;
 	struct bdev_io io;
@@ -130,7 +131,7 @@ struct pdu {
 	uint32_t plen, data_len, dd;
 };
 
-#define RX_BYTES (64u << 10)
+#define RX_BYTES (128u << 10)
 #define TERM_PDU_MAX (TERM_HLEN + TERM_DATA_MAX)
 
 struct qpair {
@@ -241,6 +242,7 @@ void qpair_tx_encode_r2t(struct qpair *q, const struct r2t *r2t, uint16_t tag);
 /* io.c: commands. io_command: false: no room now, nothing has happened, come again (qpair_rx_resume). */
 bool io_command(struct qpair *q, const uint8_t sqe[64], const uint8_t *icd, uint32_t icd_len, bool bad_digest);
 void io_data(struct request *rq, bool bad_digest); /* all of a transfer is here */
+void io_stream(struct request *rq, uint32_t at, const uint8_t *data, uint32_t bytes); /* see request.stream */
 bool io_cancel(struct request *rq, uint32_t status);
 struct request *io_find(struct qpair *q, uint16_t cid);
 void io_upcall_done(struct request *rq, uint32_t status, uint32_t dw0, bool close);

@@ -241,10 +241,12 @@ static void h2c_complete(struct qpair *q, uint32_t digest)
 static void h2c_bytes(struct qpair *q, const uint8_t *from, uint32_t count)
 {
 	struct xfer *x = q->h2c->x;
-	uint8_t *to = x->rq ? x->rq->buf + x->received : NULL;
+	uint8_t *to = x->rq && x->rq->buf ? x->rq->buf + x->received : NULL;
 
 	assert(count <= q->h2c_left && x->received + count <= x->length);
-	if (to && from)
+	if (x->rq && x->rq->stream)
+		io_stream(x->rq, x->received, from, count);
+	else if (to && from)
 		memcpy(to, from, count);
 	if (q->pdu.dd && (from || to))
 		q->h2c_crc = crc32c(q->h2c_crc, from ? from : to, count);
@@ -258,7 +260,14 @@ static void h2c_bytes(struct qpair *q, const uint8_t *from, uint32_t count)
 static bool take_h2c(struct qpair *q)
 {
 	uint32_t there = min_u32(q->tail - q->head, q->h2c_left), digest = 0;
+	const struct xfer *x = q->h2c->x;
 
+	/* A block reaches the medium whole: what there is of the next one waits in rx[] for the rest. */
+	if (there < q->h2c_left && x->rq && x->rq->stream) {
+		uint32_t part = (x->received + there) & x->rq->block_mask;
+
+		there -= min_u32(there, part);
+	}
 	if (there) {
 		h2c_bytes(q, q->rx + q->head, there);
 		consume(q, there);
@@ -405,7 +414,8 @@ void qpair_rx_arm(struct qpair *q)
 	if (q->rx_armed || q->rx_paused || q->rx_dead || q->r->sink || (q->ending != END_NONE && q->ending != END_TERM))
 		return;
 	sqe = reactor_sqe(q->r);
-	if (q->ending == END_NONE && q->h2c_data && q->h2c->x->rq && q->h2c_left >= RX_DIRECT_MIN && q->tail == 0)
+	if (q->ending == END_NONE && q->h2c_data && q->h2c->x->rq && q->h2c->x->rq->buf &&
+	    q->h2c_left >= RX_DIRECT_MIN && q->tail == 0)
 		prep_direct(q, sqe);
 	else
 		io_uring_prep_recv(sqe, q->fd, q->rx + q->tail, q->rx_size - q->tail, 0);
