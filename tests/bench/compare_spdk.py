@@ -37,6 +37,8 @@ BDEV_MIB = 256
 BLOCK = 512
 START_S = 30.0
 NONE = "no such back end"
+# A generator that sleeps adds its own wake-up to each latency of both sides and hides a part of the difference.
+GENERATORS: dict[str, list[str]] = {"poll": ["--poll"], "spin": ["--spin-us", "50"], "sleep": []}
 
 
 @dataclass(frozen=True)
@@ -204,6 +206,7 @@ def awake(peer: Server) -> Iterator[None]:
 def measure(args: argparse.Namespace, server: Server, target: Target, case: Case) -> dict[str, Any]:
     """One run of the load generator; its document without the histograms."""
     options = [*case.options, "--cpus", str(args.bench_cpu), "--time", str(args.time), "--warmup", str(args.warmup)]
+    options += GENERATORS[args.generator]
     options += ["--watch-pids", ",".join(map(str, server.processes())), *args.bench_option]
     document = bench_tool.run(args.binary, target, options)
     for operation in ("read", "write"):
@@ -277,6 +280,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--time", type=float, default=2.0, help="seconds of each run [2]")
     parser.add_argument("--warmup", type=float, default=0.3)
+    parser.add_argument(
+        "--generator", choices=GENERATORS, default="poll", help="how it waits [poll, as SPDK's hosts do]"
+    )
     parser.add_argument("--target-cpu", type=int, default=0)
     parser.add_argument("--bench-cpu", type=int, default=1)
     parser.add_argument("--block-device", type=Path, help="a block device that may be read by both")
@@ -314,6 +320,7 @@ def main() -> int:
     report = {
         "machine": machine,
         "dataplane": args.dataplane,
+        "generator": args.generator,
         "pairs": args.pairs,
         "time_s": args.time,
         "cases": results,
