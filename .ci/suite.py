@@ -109,7 +109,8 @@ def run_native() -> Outcome:
     for harness in sorted(path for path in (NATIVE / "fuzz").glob("fuzz_*") if path.is_file()):
         found, seeds = NATIVE / "corpus" / harness.name, ROOT / "native/fuzz/corpus" / harness.name
         found.mkdir(parents=True, exist_ok=True)
-        command = [str(harness), f"-max_total_time={FUZZ_S}", f"-artifact_prefix={found.parent}/", str(found), str(seeds)]
+        command = [str(harness), f"-max_total_time={FUZZ_S}", f"-artifact_prefix={found.parent}/", str(found)]
+        command += [str(seeds)] if seeds.is_dir() else []
         count(outcome, harness.name, command, log, {})
     return outcome
 

@@ -361,6 +361,7 @@ static void test_malformed(void **state)
 			adopt.sqsize = 0;
 			break;
 		case 11:
+			adopt.flags |= CHANNEL_ADOPT_SQ_FLOW_CONTROL; /* without it, SQHD is FFFFh */
 			adopt.sqhd = adopt.sqsize + 1;
 			break;
 		case 12:

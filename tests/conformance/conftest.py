@@ -33,7 +33,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.fixture(scope="session", params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> str:
-    """Which data plane serves the I/O queues. Without the native one its tests are skipped, or fail where it must be."""
+    """Which data plane serves the I/O queues. Without the native one its tests are skipped (or fail: in CI)."""
     if request.param == "native" and find_program() is None:
         why = "nvmet-p2p-dataplane is not built: make native"
         if os.environ.get("NVMET_P2P_NATIVE") == "require":

@@ -29,6 +29,7 @@ from nvmet_p2p.errors import OperatorError
 START_TIMEOUT_S: Final = 10.0
 STOP_TIMEOUT_S: Final = 40.0  # longer than the helper's own limit for draining
 TERM_TIMEOUT_S: Final = 2.0
+POLL_S: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,8 +114,10 @@ class Helper:
         if self.process is None:
             self._gone(reason)
         elif not self.cause:
-            self.cause = CLOSED if reason == LINK_CLOSED else reason
-            self.process.send_signal(signal.SIGKILL)
+            ended = reason in (CLOSED, LINK_CLOSED)  # a process that ends by itself may still have to tidy up
+            self.cause = CLOSED if ended else reason
+            delay = TERM_TIMEOUT_S if ended else 0.0
+            asyncio.get_running_loop().call_later(delay, self.process.send_signal, signal.SIGKILL)
 
     def _gone(self, reason: str) -> None:
         self.channel.close()
@@ -146,6 +149,7 @@ class Helper:
 
     async def end(self, *, drain: bool = False) -> None:
         """Ends our side of it, and the process that we have started: at once, or (``drain``) with its I/O done."""
+        self.cause = self.cause or "ended"
         if self.process is not None:
             self.process.send_signal(signal.SIGTERM if drain else signal.SIGKILL)
             done, _ = await asyncio.wait(self.tasks, timeout=STOP_TIMEOUT_S if drain else TERM_TIMEOUT_S)
@@ -175,6 +179,8 @@ async def _process_and_channel(
                 f"no data plane listens at {options.channel_socket}: {error.strerror}",
             ) from error
         return None, sock
+    assert options.rpc_socket is not None
+    await _predecessor_has_ended(options.rpc_socket)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     command = [str(options.program), "--rpc-socket", str(options.rpc_socket), *options.options]
     with theirs:
@@ -189,3 +195,22 @@ async def _process_and_channel(
             with contextlib.suppress(OSError):
                 ours.close()
             raise
+
+
+async def _predecessor_has_ended(path: Path) -> None:
+    """The helper of a daemon that was killed drains, then ends: it writes to the back ends as long as it listens."""
+    try:
+        async with asyncio.timeout(STOP_TIMEOUT_S):
+            while _somebody_listens(path):
+                await asyncio.sleep(POLL_S)
+    except TimeoutError:
+        raise OperatorError(-errno.EADDRINUSE, f"another data plane listens at {path}") from None
+
+
+def _somebody_listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+        return True
