@@ -191,10 +191,17 @@ class Daemon:
                 self._unbound.pop(address, None)
                 self.fabric.listeners.stop(address)
             await self.fabric.effects.settle()
+            self.fabric.rearm_timers()
             for bdev in plan.close_bdevs:
                 if self._facts.pop(bdev.name, None) is not None:
-                    await self.dataplane.bdev_delete(bdev.name)
-            self.fabric.rearm_timers()
+                    await self._close_bdev(bdev.name)
+
+    async def _close_bdev(self, name: str) -> None:
+        """The change is in force: what is left of the old state is our affair, no longer the caller's."""
+        try:
+            await self.dataplane.bdev_delete(name)
+        except OperatorError as error:
+            log.error("bdev.not_closed", bdev=name, reason=error.message)
 
     async def _rescan(self, name: str) -> None:
         async with self._committing:
@@ -257,6 +264,7 @@ class Daemon:
                 await asyncio.to_thread(self._store.save, new)
             except StateError as error:
                 log.error("state.not_saved", reason=str(error))
+                self.target.withdraw_protection(subnqn, nsid)
                 done(NvmeStatusError(Status.INTERNAL_ERROR, str(error), dnr=False))
                 return
             self._config = new
@@ -302,19 +310,19 @@ class Daemon:
         if self._retrying is not None:
             self._retrying.cancel()
         await self.fabric.stop()
+        if self._protecting:
+            await asyncio.wait(self._protecting)
         await self.dataplane.stop()
         self._store.close()
 
     async def _retry(self) -> None:
         while True:
             await asyncio.sleep(RETRY_S)
-            absent = [bdev for name, bdev in self._config.bdevs.items() if name not in self._facts]
-            if not absent and not self._unbound:
+            if self._facts.keys() >= self._config.bdevs.keys() and not self._unbound:
                 continue
             async with self._committing:
-                for bdev in absent:
-                    if bdev.name in self._config.bdevs and bdev.name not in self._facts:
-                        await self._try_bdev(bdev)
+                for bdev in [bdev for name, bdev in self._config.bdevs.items() if name not in self._facts]:
+                    await self._try_bdev(bdev)
                 for address in list(self._unbound):
                     self._try_bind(address)
 

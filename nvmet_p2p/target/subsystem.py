@@ -67,6 +67,10 @@ class Subsystem:
         """Feature 84h was set. The configuration is to follow; until then this holds."""
         self._protection[nsid] = protected
 
+    def withdraw_protection(self, nsid: int) -> None:
+        """What a host has set could not be made durable."""
+        self._protection.pop(nsid, None)
+
     def replace_config(self, config: SubsystemConfig) -> None:
         """Takes over a new configuration; a namespace that was removed, or is another one now, starts afresh."""
         for nsid, protected in list(self._protection.items()):

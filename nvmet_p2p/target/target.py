@@ -319,6 +319,13 @@ class Target:
         else:
             self.on_protect(subsystem.nqn, nsid, protected, done)
 
+    def withdraw_protection(self, subnqn: str, nsid: int) -> None:
+        """What a host has set by feature 84h could not be made durable: the configuration's word holds again."""
+        subsystem = self._subsystems.get(subnqn)
+        if subsystem is not None:
+            subsystem.withdraw_protection(nsid)
+            subsystem.refresh()
+
     def apply(self, config: TargetConfig, now: float, facts: Mapping[str, BdevFacts] | None = None) -> None:
         """Becomes the configuration. Controllers that may no longer be end; the others and their hosts learn of it.
 

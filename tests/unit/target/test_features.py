@@ -208,6 +208,8 @@ def test_write_protection_completes_when_it_is_durable() -> None:
     request = host.submit(Sqe(opc=9, cid=77, nsid=1, cdw10=0x84, cdw11=1))
     assert host.controller.view.namespaces[1].write_protected, "no write passes any more"
     before = len(host.done)
+    world.target.withdraw_protection(host.controller.subnqn, 1)
+    assert not host.controller.view.namespaces[1].write_protected, "a Set Features that fails changes nothing"
     waiting.pop()(NvmeStatusError(Status.INTERNAL_ERROR, "the disk is full"))
     assert [done.request for done in host.done[before:]] == [request]
     assert host.done[-1].cqe.status == Status.INTERNAL_ERROR
