@@ -175,6 +175,7 @@ struct qpair {
 	uint32_t iov_max, iov_n, iov_at;
 	uint8_t *arena; /* headers and digests of one send */
 	uint32_t arena_max, arena_n;
+	uint8_t rest[4096]; /* of a block of which a part has been sent */
 
 	/* commands */
 	struct request *reqs;

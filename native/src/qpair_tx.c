@@ -5,8 +5,9 @@
  *
  * Data of a back end in memory is sent from its own memory, which is pinned until it has left. Only without data
  * digests: the digest must be that of the bytes sent, and those may change until the kernel has copied them; with
- * digests a copy is made first. Without, a block that is rewritten while it is being read may arrive torn only if the
- * socket took part of it (then the rest of that block was saved, tx_partial) or another core writes it in that moment.
+ * digests a copy is made first. Without, the kernel copies a block in one go, so a Write on this reactor cannot tear it;
+ * where the socket took a part of a block only, the rest of that block is saved at once (save_rest). A Write on another
+ * core in that very moment can, as in any target that copies from shared memory without a lock for each block.
  */
 #include <assert.h>
 #include <errno.h>
@@ -243,6 +244,37 @@ static bool tx_advance(struct qpair *q, size_t count)
 	return false;
 }
 
+/* The answer being sent whose data, in its back end's own memory, holds p. */
+static const struct request *data_at(const struct qpair *q, const uint8_t *p)
+{
+	const struct request *rq;
+
+	STAILQ_FOREACH(rq, &q->sending, link)
+		if (rq->pinned && p > rq->tx_data && p < rq->tx_data + rq->tx_len)
+			return rq;
+	return NULL;
+}
+
+/* Part of a block has left: a Write must not change the rest of it before that leaves too (AWUN is one block). */
+static void save_rest(struct qpair *q)
+{
+	struct iovec *iov = &q->iov[q->iov_at];
+	const struct request *rq = data_at(q, iov->iov_base);
+	size_t done, rest;
+
+	if (!rq)
+		return;
+	done = (size_t)((uint8_t *)iov->iov_base - rq->tx_data) & (rq->io.bdev->block_size - 1);
+	rest = rq->io.bdev->block_size - done;
+	if (!done || rest > sizeof(q->rest) || rest > iov->iov_len)
+		return;
+	assert(q->iov_at > 0); /* a header came before */
+	memcpy(q->rest, iov->iov_base, rest);
+	iov->iov_base = (uint8_t *)iov->iov_base + rest;
+	iov->iov_len -= rest;
+	q->iov[--q->iov_at] = (struct iovec){ q->rest, rest };
+}
+
 static void tx_done(struct reactor *r, struct uop *op, int res)
 {
 	struct qpair *q = dp_container_of(op, struct qpair, tx_op);
@@ -262,6 +294,7 @@ static void tx_done(struct reactor *r, struct uop *op, int res)
 	counter_add(&q->bytes_out, (uint64_t)res);
 	if (!tx_advance(q, (size_t)res)) {
 		if (!q->mute) {
+			save_rest(q);
 			tx_submit(q);
 			return;
 		}
