@@ -118,19 +118,43 @@ static void stop_end(struct stop *stop)
 	done(arg, 0);
 }
 
+static bool stop_layer(struct stop *stop);
+
 static void stop_step(void *arg, int rc)
 {
 	struct stop *stop = arg;
 
-	if (--stop->left == 0)
+	if (--stop->left == 0 && !stop_layer(stop))
 		stop_end(stop);
+}
+
+/* Deletes the back ends that nothing lies on any more; false when there is none. */
+static bool stop_layer(struct stop *stop)
+{
+	struct bdev *bdev, *next;
+	bool any = false;
+
+	stop->left++;
+	for (bdev = LIST_FIRST(&engine.bdevs); bdev; bdev = next) {
+		next = LIST_NEXT(bdev, link);
+		if (bdev->deleting || bdev->layers)
+			continue;
+		any = true;
+		stop->left++;
+		if (dp_bdev_delete(bdev->name, stop_step, stop) < 0)
+			stop->left--;
+	}
+	if (any)
+		stop_step(stop, 0);
+	else
+		stop->left--;
+	return any;
 }
 
 static void stop_bdevs(void *arg, int rc)
 {
 	struct stop *stop = arg;
 	struct ctrlr *c;
-	struct bdev *bdev;
 
 	if (--stop->left)
 		return;
@@ -138,16 +162,6 @@ static void stop_bdevs(void *arg, int rc)
 	LIST_FOREACH(c, &engine.ctrlrs, link) {
 		stop->left++;
 		ctrlr_drop(c->key, engine_step, engine_step_new(stop_step, stop));
-	}
-	/* Layers were created after what they lie on, and the list has the newest first. */
-	for (bdev = LIST_FIRST(&engine.bdevs); bdev;) {
-		struct bdev *next = LIST_NEXT(bdev, link);
-
-		if (!bdev->deleting) {
-			stop->left++;
-			dp_bdev_delete(bdev->name, stop_step, stop);
-		}
-		bdev = next;
 	}
 	stop_step(stop, 0);
 }
