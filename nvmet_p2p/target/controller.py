@@ -108,7 +108,7 @@ class Controller:
         self.aborts = 0
         self.gone = False
         self.scheduled: float | None = None  # the target's timer
-        self.discovery_seen: object = None
+        self.discovery_seen = ""
         self._closing = False
         self._shutdown_wanted = False
         self._commands_came = False

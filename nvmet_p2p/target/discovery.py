@@ -122,9 +122,20 @@ def public_part(config: TargetConfig) -> object:
     return subsystems, config.referrals, config.discovery_filter
 
 
-def fingerprint(controller: Controller) -> object:
+def audience(controller: Controller) -> object:
+    """Equal for controllers whose discovery log pages are the same."""
+    subsystems = controller.target.config.subsystems
+    allowed = frozenset(nqn for nqn, each in subsystems.items() if access.host_allowed(each, controller.hostnqn))
+    return controller.listener, controller.admin_queue.reached, allowed
+
+
+def fingerprint(controller: Controller) -> str:
     """The controller's discovery log page, to be compared with an earlier one."""
-    return tuple(records(controller))
+    return "\n".join(
+        f"{each.subtype} {each.subnqn} {each.secure_channel} {each.local} {each.traddr} "
+        f"{each.address.trtype} {each.address.adrfam} {each.address.traddr} {each.address.trsvcid}"
+        for each in records(controller)
+    )
 
 
 def _build(controller: Controller, record: Record) -> bytes:

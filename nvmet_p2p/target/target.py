@@ -383,9 +383,13 @@ class Target:
         if discovery.public_part(old) == discovery.public_part(self.config):
             return
         self.genctr += 1
+        pages: dict[object, str] = {}  # hundreds of persistent controllers may look at few different pages
         for controller in list(self._controllers.values()):
             if controller.type is ControllerType.DISCOVERY:
-                seen = discovery.fingerprint(controller)
+                audience = discovery.audience(controller)
+                seen = pages.get(audience)
+                if seen is None:
+                    seen = pages[audience] = discovery.fingerprint(controller)
                 if seen != controller.discovery_seen:
                     controller.discovery_seen = seen
                     controller.events.report(Event.DISCOVERY_LOG_CHANGE)
