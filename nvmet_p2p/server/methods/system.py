@@ -125,15 +125,19 @@ async def save_subsystem_config(context: Context, p: OfPart) -> dict[str, Any]:
     }
 
 
+# Thousands of calls take seconds: they are replayed in a thread, and the event loop goes on. No other change runs
+# meanwhile (``Method.changes``); what hosts change themselves is kept by ``reconcile.keep_protection``.
+
+
 async def load_config(context: Context, p: LoadConfig) -> bool:
-    new = replay(context.config, {"subsystems": p.subsystems}, context.new_uuid)
+    new = await asyncio.to_thread(replay, context.config, {"subsystems": p.subsystems}, context.new_uuid)
     if new != context.config:
         await context.commit(new)
     return True
 
 
 async def load_subsystem_config(context: Context, p: LoadSubsystem) -> bool:
-    new = replay_subsystem(context.config, {"config": p.config}, context.new_uuid)
+    new = await asyncio.to_thread(replay_subsystem, context.config, {"config": p.config}, context.new_uuid)
     if new != context.config:
         await context.commit(new)
     return True
