@@ -32,15 +32,14 @@ from nvmet_p2p.errors import NvmeStatusError
 from nvmet_p2p.protocol import sgl
 from nvmet_p2p.protocol.events import CommandReceived, ConnectionFailed, DataReceived, PeerTerminated
 from nvmet_p2p.protocol.tcp_target import TcpLimits, TcpTarget
+from nvmet_p2p.target.fabrics_cmd import io_queue_command
 from nvmet_p2p.wire.codec import BytesLike
 from nvmet_p2p.wire.cqe import Cqe
-from nvmet_p2p.wire.fabrics import Disconnect
-from nvmet_p2p.wire.spec import FabricsType, Fuse, NvmOpcode, Status
+from nvmet_p2p.wire.spec import Fuse, NvmOpcode, Status
 from nvmet_p2p.wire.sqe import Sqe
 
 PAYLOAD_BYTES_MIN: Final = 4 * 1024 * 1024  # per queue and direction, and at least two transfers (a fused pair)
 SQHD_NONE: Final = 0xFFFF  # SQHD when submission queue flow control is disabled
-LOC_FCTYPE: Final = 4
 
 
 class Phase(enum.Enum):
@@ -444,15 +443,11 @@ class IoQueue:
     # -- Fabrics commands and the end
 
     def _fabrics(self, request: Request) -> None:
-        """On a connected I/O queue: Disconnect; Connect is out of sequence; the rest is for the admin queue."""
-        fctype = request.sqe.fctype
-        if fctype == FabricsType.CONNECT:
-            self._fail(request, _error(Status.COMMAND_SEQUENCE_ERROR, "the queue is connected"))
-        elif fctype != FabricsType.DISCONNECT:
-            reason = f"Fabrics command {fctype:#04x} on an I/O queue"
-            self._fail(request, _error(Status.INVALID_OPCODE, reason, error_loc=LOC_FCTYPE))
-        elif Disconnect.parse(request.sqe.build()).recfmt != 0:
-            self._fail(request, _error(Status.CONNECT_INCOMPATIBLE_FORMAT, "RECFMT", error_loc=40))
+        """Disconnect. What is wrong with any other is for the control plane to say, as for the native data plane."""
+        try:
+            io_queue_command(request.sqe)
+        except NvmeStatusError as error:
+            self._fail(request, error)
         else:
             self._end("disconnected by the host", Ending.DISCONNECT, request)
 

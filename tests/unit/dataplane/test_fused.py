@@ -129,7 +129,7 @@ async def test_a_fabrics_command_or_a_conflict_parts_the_pair() -> None:
         first = host.submit(rw(C, 3, 1, fuse=Fuse.FIRST), data=bytes(512))
         fabrics = host.submit(Sqe(opc=0x7F, fuse=Fuse.SECOND, nsid=4))
         second = host.submit(rw(W, 3, 1, fuse=Fuse.SECOND), data=NEW)
-        assert await statuses(host, first, fabrics, second) == [MISSING, Status.INVALID_OPCODE, MISSING]
+        assert await statuses(host, first, fabrics, second) == [MISSING, Status.INVALID_FIELD, MISSING]
 
 
 async def test_nothing_comes_between(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -384,7 +384,7 @@ async def test_other_fabrics_commands() -> None:
         for fctype, status in (
             (FabricsType.PROPERTY_GET, Status.INVALID_OPCODE),
             (FabricsType.PROPERTY_SET, Status.INVALID_OPCODE),
-            (FabricsType.AUTHENTICATION_SEND, Status.INVALID_OPCODE),
+            (FabricsType.AUTHENTICATION_SEND, Status.INVALID_FIELD),
             (FabricsType.CONNECT, Status.COMMAND_SEQUENCE_ERROR),
             (0xC0, Status.INVALID_OPCODE),
         ):
