@@ -94,10 +94,10 @@ static struct reactor *place(int fd)
 	for (unsigned i = 1; i < engine_reactors(); i++)
 		if (placed[i] < placed[best])
 			best = i;
-	/* The core where the NIC delivers, unless it has clearly more to do already. */
+	/* Of those with the least to do, the core where the NIC delivers. */
 	if (getsockopt(fd, SOL_SOCKET, SO_INCOMING_CPU, &cpu, &len) == 0 && cpu >= 0)
 		for (unsigned i = 0; i < engine_reactors(); i++)
-			if (engine_reactor(i)->cpu == cpu && placed[i] <= placed[best] + 1)
+			if (engine_reactor(i)->cpu == cpu && placed[i] == placed[best])
 				best = i;
 	return engine_reactor(best);
 }
