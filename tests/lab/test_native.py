@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import pytest
 
@@ -52,11 +54,21 @@ def test_data_plane_killed_under_fio_verify(guest: Guest, target: LabTarget) -> 
             --ioengine=libaio --verify=crc32c --verify_backlog=64 --verify_fatal=1 --output-format=json > /tmp/fio.json
         jq '.jobs[0].error' /tmp/fio.json"""
     )
-    for count in range(1, 4):
+
+    def status() -> dict[str, Any]:
+        found = target.daemon.rpc("p2p_get_status")["dataplane"]
+        assert isinstance(found, dict)
+        return found
+
+    def again(restarts: int) -> bool:
+        now = status()
+        return bool(now["up"] and now["restarts"] > restarts)
+
+    for _ in range(3):
         guest.run("sleep 3")  # the guest's time: let some I/O happen
-        os.kill(target.daemon.rpc("p2p_get_status")["dataplane"]["pid"], signal.SIGKILL)
-        eventually(lambda: target.daemon.rpc("p2p_get_status")["dataplane"]["up"], "another data plane is up", 30)
-        assert target.daemon.rpc("p2p_get_status")["dataplane"]["restarts"] >= count
+        before = status()
+        os.kill(before["pid"], signal.SIGKILL)
+        eventually(partial(again, before["restarts"]), "another data plane is up", 30)
     done = work.wait(100)
     assert done.out.split() == ["0"]
     assert done.splats == ()

@@ -59,7 +59,7 @@ class Channel:
         except (BlockingIOError, InterruptedError):
             return False
         except OSError as error:
-            self._lose(error.strerror or str(error))
+            self._lose(_why(error))
         return True
 
     def _writable(self) -> None:
@@ -77,7 +77,7 @@ class Channel:
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
-            self._lose(error.strerror or str(error))
+            self._lose(_why(error))
             return
         for descriptor in descriptors:
             if self.activity_fd < 0:
@@ -114,3 +114,7 @@ class Channel:
             with contextlib.suppress(OSError):
                 os.close(self.activity_fd)
             self.activity_fd = -1
+
+
+def _why(error: OSError) -> str:
+    return CLOSED if isinstance(error, ConnectionError) else error.strerror or str(error)

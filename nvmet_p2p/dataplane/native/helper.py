@@ -65,7 +65,8 @@ class Helper:
         """Starts or finds one. Raises ``OperatorError`` when it does not come up in time."""
         loop = asyncio.get_running_loop()
         process, sock = await _process_and_channel(options, activity)
-        helper = cls(process, loop.create_future(), loop.create_future(), on_message)
+        lost: asyncio.Future[str] = loop.create_future()
+        helper = cls(process, loop.create_future(), lost, on_message)
         helper.channel = Channel(sock, helper.received, helper.lose)
         if process is not None:
             helper.tasks.append(asyncio.create_task(helper._watch(process), name="data plane process"))
@@ -73,9 +74,11 @@ class Helper:
             async with asyncio.timeout(options.start_timeout_s):
                 await helper._greet(activity)
         except (LinkLostError, TimeoutError) as error:
+            if process is not None and helper.cause:
+                await asyncio.wait([lost], timeout=TERM_TIMEOUT_S)  # the process is about to say why
             reason = str(error) or f"no greeting within {options.start_timeout_s:g} s"
-            if helper.lost.done():
-                reason = helper.lost.result()
+            if lost.done():
+                reason = lost.result()
             await helper.end()
             raise OperatorError(-errno.ENOTCONN, f"the native data plane does not start: {reason}") from error
         return helper

@@ -95,11 +95,16 @@ class NativeDataPlane:
 
     async def launch(self) -> None:
         """Starts, or connects to, the helper for the first time. Raises ``OperatorError``: then there is none."""
-        self._helper = await Helper.launch(self._options, self._activity, self._received)
+        helper = await Helper.launch(self._options, self._activity, self._received)
         self._up_since = time.monotonic()
-        shown = await self._helper.call("bdev_get_bdevs")
+        try:
+            shown = await helper.call("bdev_get_bdevs")
+        except LinkLostError as error:
+            await helper.end()
+            raise OperatorError(-errno.ENOTCONN, f"the native data plane does not start: {error}") from error
+        self._helper = helper
         self._found = {entry["name"]: entry for entry in shown}
-        log.info("dataplane.started", engine=self.name, pid=self._helper.pid)
+        log.info("dataplane.started", engine=self.name, pid=helper.pid)
 
     async def start(self, events: DataPlaneEvents, expected: Iterable[BdevConfig] = ()) -> None:
         self._events = events
