@@ -38,8 +38,8 @@ class ControllerState:
 
     def __init__(self, view: ControllerView, backends: Mapping[str, Backend]) -> None:
         self.view = view
-        self.namespaces: dict[int, NamespaceUse] = {nsid: NamespaceUse(ns) for nsid, ns in view.namespaces.items()}
         self.io_commands = 0
+        self._uses: dict[int, NamespaceUse] = {}  # of the namespaces that have had a command
         self._backends = backends
 
     def replace(self, view: ControllerView) -> list[NamespaceUse]:
@@ -49,29 +49,35 @@ class ControllerState:
         answered while a write that was let through before is on its way.
         """
         gone = []
-        for nsid, use in list(self.namespaces.items()):
+        for nsid, use in list(self._uses.items()):
             now = view.namespaces.get(nsid)
             if now is None or (now.bdev, now.ana_state, now.write_protected) != (
                 use.view.bdev,
                 use.view.ana_state,
                 use.view.write_protected,
             ):
-                gone.append(self.namespaces.pop(nsid))
-        for nsid, ns in view.namespaces.items():
-            known = self.namespaces.get(nsid)
-            if known is None:
-                self.namespaces[nsid] = NamespaceUse(ns)
+                gone.append(self._uses.pop(nsid))
             else:
-                known.view = ns
+                use.view = now
         self.view = view
         return gone
+
+    def _use(self, nsid: int) -> NamespaceUse | None:
+        use = self._uses.get(nsid)
+        if use is None and (view := self.view.namespaces.get(nsid)) is not None:
+            use = self._uses[nsid] = NamespaceUse(view)
+        return use
+
+    def all_namespaces(self) -> list[NamespaceUse]:
+        """The active namespaces, for a broadcast."""
+        return [use for nsid in self.view.namespaces if (use := self._use(nsid)) is not None]
 
     def namespace(self, nsid: int) -> NamespaceUse:
         """The namespace for a command's NSID, accessible through this controller's path.
 
         Raises Invalid Namespace or Format (also for an inactive NSID, as Linux nvmet and SPDK do) or the ANA status.
         """
-        use = self.namespaces.get(nsid)
+        use = self._use(nsid)
         if use is None:
             raise NvmeStatusError(
                 Status.INVALID_NAMESPACE_OR_FORMAT, f"namespace {nsid} is not active", error_loc=LOC_NSID
@@ -83,7 +89,7 @@ class ControllerState:
         """The namespace for a Copy descriptor's SNSID (NVM 3.3.2: an inactive one is Invalid Field in Command)."""
         if nsid in (0, NSID_ALL):
             raise NvmeStatusError(Status.INVALID_NAMESPACE_OR_FORMAT, f"source namespace {nsid:#x}")
-        use = self.namespaces.get(nsid)
+        use = self._use(nsid)
         if use is None:
             raise NvmeStatusError(Status.INVALID_FIELD, f"source namespace {nsid} is not active")
         check_ana(use)

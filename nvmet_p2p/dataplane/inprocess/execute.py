@@ -83,7 +83,7 @@ def _flush_targets(io: Io) -> list[Target]:
     """One namespace, or all that this path can reach (base 7.2: NSID FFFFFFFFh)."""
     if io.use is not None:
         return [(io.use, io.home, [])]
-    uses = io.controller.namespaces.values()
+    uses = io.controller.all_namespaces()
     serving = (AnaState.OPTIMIZED, AnaState.NON_OPTIMIZED)
     return [(use, io.controller.backend(use), []) for use in uses if use.view.ana_state in serving]
 
