@@ -282,7 +282,7 @@ size_t dp_queue_stats(struct dp_queue_stat **stats)
 		stat->commands = atomic_load_explicit(&h->q->commands, memory_order_relaxed);
 		stat->bytes_in = atomic_load_explicit(&h->q->bytes_in, memory_order_relaxed);
 		stat->bytes_out = atomic_load_explicit(&h->q->bytes_out, memory_order_relaxed);
-		stat->outstanding = __atomic_load_n(&h->q->in_flight, __ATOMIC_RELAXED);
+		stat->outstanding = atomic_load_explicit(&h->q->in_flight, memory_order_relaxed);
 		memcpy(stat->peer, h->peer, sizeof(stat->peer));
 	}
 	return n;

@@ -30,6 +30,14 @@ struct request *io_find(struct qpair *q, uint16_t cid)
 	return NULL;
 }
 
+/* One writer; the control thread reads it for statistics. */
+static void count_in_flight(struct qpair *q, int by)
+{
+	uint32_t now = atomic_load_explicit(&q->in_flight, memory_order_relaxed);
+
+	atomic_store_explicit(&q->in_flight, now + (uint32_t)by, memory_order_relaxed);
+}
+
 static void remember(struct request *rq)
 {
 	uint16_t *head = bucket(rq->q, rq->cid);
@@ -37,7 +45,7 @@ static void remember(struct request *rq)
 	rq->hash_next = *head;
 	*head = (uint16_t)(rq - rq->q->reqs);
 	rq->in_hash = true;
-	rq->q->in_flight++;
+	count_in_flight(rq->q, 1);
 }
 
 void io_forget(struct request *rq)
@@ -51,7 +59,7 @@ void io_forget(struct request *rq)
 		at = &q->reqs[*at].hash_next;
 	*at = rq->hash_next;
 	rq->in_hash = false;
-	q->in_flight--;
+	count_in_flight(q, -1);
 }
 
 /* -- completion: the one place where commands complete */

@@ -182,7 +182,7 @@ struct qpair {
 	uint16_t *hash; /* by CID; values are indexes of reqs */
 	uint32_t hash_mask, n_reqs;
 	struct request_list free;
-	uint32_t in_flight; /* received, not answered */
+	_Atomic uint32_t in_flight; /* received, not answered */
 	uint32_t at_work;   /* LOCKED, BACKEND, UPCALL: must come back before the queue can go */
 	uint16_t sqhd;
 	enum { HALF_NONE, HALF_LIVE, HALF_DEAD } half_state;

@@ -116,7 +116,7 @@ static bool capsule_header(struct qpair *q, const uint8_t *p)
 		most = FABRICS_ICD_BYTES;
 	if (q->pdu.data_len > most)
 		return field(q, FEI_PLEN, "more in-capsule data than allowed");
-	if (q->in_flight >= q->entries)
+	if (atomic_load_explicit(&q->in_flight, memory_order_relaxed) >= q->entries)
 		return fail(q, FES_SEQUENCE, 0, "more commands in flight than the queue has entries");
 	return true;
 }
