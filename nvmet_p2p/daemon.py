@@ -320,11 +320,17 @@ class Daemon:
             await asyncio.sleep(RETRY_S)
             if self._facts.keys() >= self._config.bdevs.keys() and not self._unbound:
                 continue
-            async with self._committing:
-                for bdev in [bdev for name, bdev in self._config.bdevs.items() if name not in self._facts]:
-                    await self._try_bdev(bdev)
-                for address in list(self._unbound):
-                    self._try_bind(address)
+            try:
+                await self._retry_once()
+            except Exception:  # a mistake of ours; what is absent must not stay so for ever because of it
+                log.exception("retry.failed")
+
+    async def _retry_once(self) -> None:
+        async with self._committing:
+            for bdev in [bdev for name, bdev in self._config.bdevs.items() if name not in self._facts]:
+                await self._try_bdev(bdev)
+            for address in list(self._unbound):
+                self._try_bind(address)
 
     async def _try_bdev(self, bdev: BdevConfig, *, first: bool = False) -> None:
         try:

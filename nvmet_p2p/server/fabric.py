@@ -146,8 +146,10 @@ class Fabric:
 
     def _timer_fired(self) -> None:
         self._timer = None
-        self.target.handle_timer(self.clock.monotonic())
-        self.rearm_timers()
+        try:
+            self.target.handle_timer(self.clock.monotonic())
+        finally:  # a mistake of ours about one controller must not take the timers of all others with it
+            self.rearm_timers()
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
