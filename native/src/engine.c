@@ -318,7 +318,8 @@ static void bdev_gone(void *arg)
 	bdev_destroy(bdev);
 }
 
-static void fan_bdev(struct bdev *bdev, void (*fn)(struct reactor *r, struct rmsg *msg), void (*done)(void *), void *arg)
+static void fan_bdev(struct bdev *bdev, void (*fn)(struct reactor *r, struct rmsg *msg), void (*done)(void *arg),
+		     void *arg)
 {
 	struct fan *fan = fan_new(fn, done, arg);
 
@@ -329,7 +330,7 @@ static void fan_bdev(struct bdev *bdev, void (*fn)(struct reactor *r, struct rms
 	fan_send(fan);
 }
 
-/* No command is in it. Its memory may still be on the way to sockets: a host that does not read must not hold this up. */
+/* No command is in it. Its memory may still be on the way to sockets: a host that does not read holds up nobody. */
 static void bdev_drained(void *arg, int rc)
 {
 	struct bdev_end *end = arg;
