@@ -21,7 +21,7 @@ _ANA_STATUS: Final[Mapping[int, Status]] = {
 
 
 class NamespaceUse:
-    """A namespace of one controller for as long as the same may be done to the same back end through its NSID.
+    """A namespace of one controller for as long as no less may be done to the same back end through its NSID.
 
     ``users`` counts commands that have passed the last check and are in or before the back end.
     """
@@ -31,6 +31,15 @@ class NamespaceUse:
     def __init__(self, view: NamespaceView) -> None:
         self.view = view
         self.users: Final = InFlight()
+
+
+def _forbids(before: NamespaceView, now: NamespaceView) -> bool:
+    """True if something that was let through before would not be now, or would go elsewhere."""
+    return (
+        now.bdev != before.bdev
+        or (now.write_protected and not before.write_protected)
+        or (now.ana_state != before.ana_state and now.ana_state in _ANA_STATUS)
+    )
 
 
 class ControllerState:
@@ -45,17 +54,13 @@ class ControllerState:
     def replace(self, view: ControllerView) -> list[NamespaceUse]:
         """Takes over a new view; returns what is no longer in it and may still have users.
 
-        A namespace that is write protected now, or in another ANA state, is a new one: whoever changed that must not be
-        answered while a write that was let through before is on its way.
+        A namespace that is write protected or not to be reached from now on counts as gone too: whoever changed that
+        must not be answered while a write that was let through before is on its way.
         """
         gone = []
         for nsid, use in list(self._uses.items()):
             now = view.namespaces.get(nsid)
-            if now is None or (now.bdev, now.ana_state, now.write_protected) != (
-                use.view.bdev,
-                use.view.ana_state,
-                use.view.write_protected,
-            ):
+            if now is None or _forbids(use.view, now):
                 gone.append(self._uses.pop(nsid))
             else:
                 use.view = now
