@@ -157,3 +157,40 @@ async def test_a_change_that_is_in_force_is_not_refused_for_what_it_leaves_behin
         await daemon.commit(TargetConfig())
     assert daemon.config == store.saved[-1] == TargetConfig()
     assert daemon.bdev_facts == {}
+
+
+async def test_what_is_absent_at_start_comes_later(tmp_path: Path) -> None:
+    image, port = tmp_path / "image", free_port()
+    config = wanted(port, bdevs=("m0",))
+    store = Store()
+    disk = replace(bdev("m0"), kind="aio", filename=str(image), num_blocks=0)
+    store.load = lambda: replace(config, bdevs={"m0": disk})  # type: ignore[method-assign]
+    daemon = Daemon(Settings(rpc_socket=tmp_path / "s", state_dir=tmp_path), store, InProcessDataPlane())
+    with socket.create_server(("127.0.0.1", port)):
+        await daemon.start()
+        assert (dict(daemon.bdev_facts), daemon.unbound()) == ({}, [address(port)])
+    image.write_bytes(bytes(4096))
+    await daemon._retry_once()
+    assert (daemon.bdev_facts["m0"].num_blocks, daemon.unbound()) == (8, [])
+    assert address(port) in daemon.fabric.listeners
+    await daemon.stop()
+
+
+async def test_a_retry_does_not_bring_back_what_is_deleted_meanwhile(tmp_path: Path) -> None:
+    image, port = tmp_path / "image", free_port()
+    store = Store()
+    disk = replace(bdev("m0"), kind="aio", filename=str(image), num_blocks=0)
+    store.load = lambda: replace(wanted(port, bdevs=("m0",)), bdevs={"m0": disk})  # type: ignore[method-assign]
+    daemon = Daemon(Settings(rpc_socket=tmp_path / "s", state_dir=tmp_path), store, InProcessDataPlane())
+    with socket.create_server(("127.0.0.1", port)):
+        await daemon.start()
+    image.write_bytes(bytes(4096))
+    store.go_on.clear()
+    deletion = asyncio.create_task(daemon.commit(TargetConfig()))
+    await asyncio.sleep(0)
+    retry = asyncio.create_task(daemon._retry_once())
+    await asyncio.sleep(0)
+    store.go_on.set()
+    await asyncio.gather(deletion, retry)
+    assert nothing_left(daemon, port)
+    await daemon.stop()
