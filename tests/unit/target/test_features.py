@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nvmet_p2p.errors import NvmeStatusError
-from nvmet_p2p.target.effects import ControllerChanged
+from nvmet_p2p.target.effects import ControllerChanged, ControllerView
 from nvmet_p2p.target.features import FEATURES, Done
 from nvmet_p2p.wire.features import HostBehaviorSupport
 from nvmet_p2p.wire.identify import IdentifyNamespace
@@ -209,7 +209,8 @@ def test_write_protection_completes_when_it_is_durable() -> None:
     assert host.controller.view.namespaces[1].write_protected, "no write passes any more"
     before = len(host.done)
     world.target.withdraw_protection(host.controller.subnqn, 1)
-    assert not host.controller.view.namespaces[1].write_protected, "a Set Features that fails changes nothing"
+    last: ControllerView = world.of(ControllerChanged)[-1].view
+    assert not last.namespaces[1].write_protected, "a Set Features that fails changes nothing"
     waiting.pop()(NvmeStatusError(Status.INTERNAL_ERROR, "the disk is full"))
     assert [done.request for done in host.done[before:]] == [request]
     assert host.done[-1].cqe.status == Status.INTERNAL_ERROR
