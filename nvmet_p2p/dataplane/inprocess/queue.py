@@ -227,7 +227,9 @@ class IoQueue:
             self._ready(request)
 
     def _data(self, event: DataReceived) -> None:
-        request = self._requests[event.cid]
+        request = self._requests.get(event.cid)
+        if request is None or request.phase is not Phase.DATA:
+            return  # a command that arrived with the data, and before it, has failed this one: half of a fused pair
         request.data = event.data
         if event.ddgst_error:
             self._fail(request, _error(Status.TRANSIENT_TRANSPORT_ERROR, "data digest", dnr=False))

@@ -7,6 +7,7 @@ import errno
 
 import pytest
 
+from nvmet_p2p.protocol.tcp_host import HostOptions
 from nvmet_p2p.wire.spec import Fuse, NvmOpcode, Status
 from nvmet_p2p.wire.sqe import Sqe
 from tests.unit.dataplane.support import KEY, Initiator, rig, rw, until, use_gates
@@ -130,6 +131,22 @@ async def test_a_fabrics_command_or_a_conflict_parts_the_pair() -> None:
         fabrics = host.submit(Sqe(opc=0x7F, fuse=Fuse.SECOND, nsid=4))
         second = host.submit(rw(W, 3, 1, fuse=Fuse.SECOND), data=NEW)
         assert await statuses(host, first, fabrics, second) == [MISSING, Status.INVALID_FIELD, MISSING]
+
+
+async def test_data_of_a_half_that_a_command_before_it_has_failed() -> None:
+    """Both in one segment: the data arrives for a command that is over (found by the differential test)."""
+    async with rig() as it:
+        host = await it.queue(options=HostOptions(hold_r2t=True))
+        loop = asyncio.get_running_loop()
+        lone = host.submit(rw(C, 3, 1, fuse=Fuse.FIRST), data=bytes(512), in_capsule=False)
+        await host.flush()
+        await until(lambda: it.engine.queues()[0].commands == 1)
+        await host.pump()  # the R2T
+        plain = host.submit(Sqe(opc=NvmOpcode.FLUSH, nsid=1))
+        host.host.serve_r2ts()
+        await loop.sock_sendall(host.sock, b"".join(host.host.data_to_send()))
+        assert await statuses(host, lone, plain) == [MISSING, 0]
+        assert await host.read(3, 1) == bytes(512)
 
 
 async def test_nothing_comes_between(monkeypatch: pytest.MonkeyPatch) -> None:
