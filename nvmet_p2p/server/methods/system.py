@@ -6,13 +6,10 @@ import asyncio
 import os
 from typing import Annotated, Any, Final
 
-from msgspec.structs import replace
-
 from nvmet_p2p.server import openrpc
 from nvmet_p2p.server.context import Context
 from nvmet_p2p.server.schema import Method
 from nvmet_p2p.state.render import SUBSYSTEMS, render_config, render_subsystem, replay, replay_subsystem
-from nvmet_p2p.target.config import TargetConfig
 from nvmet_p2p.target.request_types import NoParams, Request, doc
 
 SPDK_MAJOR: Final = 26  # the release whose methods, parameters and answers are taken as the model
@@ -128,29 +125,19 @@ async def save_subsystem_config(context: Context, p: OfPart) -> dict[str, Any]:
     }
 
 
-def _absolute(config: TargetConfig) -> TargetConfig:
-    """A file is named for good: the daemon may be started in another folder the next time."""
-    named = {
-        name: replace(bdev, filename=os.path.abspath(bdev.filename))
-        for name, bdev in config.bdevs.items()
-        if bdev.filename and not os.path.isabs(bdev.filename)
-    }
-    return replace(config, bdevs={**config.bdevs, **named}) if named else config
-
-
 # Thousands of calls take seconds: they are replayed in a thread, and the event loop goes on. No other change runs
 # meanwhile (``Method.changes``); what hosts change themselves is kept by ``reconcile.keep_protection``.
 
 
 async def load_config(context: Context, p: LoadConfig) -> bool:
-    new = _absolute(await asyncio.to_thread(replay, context.config, {"subsystems": p.subsystems}, context.new_uuid))
+    new = await asyncio.to_thread(replay, context.config, {"subsystems": p.subsystems}, context.new_uuid)
     if new != context.config:
         await context.commit(new)
     return True
 
 
 async def load_subsystem_config(context: Context, p: LoadSubsystem) -> bool:
-    new = _absolute(await asyncio.to_thread(replay_subsystem, context.config, {"config": p.config}, context.new_uuid))
+    new = await asyncio.to_thread(replay_subsystem, context.config, {"config": p.config}, context.new_uuid)
     if new != context.config:
         await context.commit(new)
     return True

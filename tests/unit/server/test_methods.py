@@ -255,14 +255,6 @@ async def test_files(api: Api) -> None:
     await refused(api, -2, "No such file", "bdev_uring_create", name="b", filename="/b")
 
 
-async def test_a_file_in_a_loaded_configuration_is_named_for_good(api: Api) -> None:
-    here = str(Path.cwd() / "rel")
-    api.context.files[here] = 1 << 20
-    create = {"method": "bdev_aio_create", "params": {"name": "r", "filename": "rel", "block_size": 512}}
-    assert await api.call("load_config", subsystems=[{"subsystem": "bdev", "config": [create]}]) is True
-    assert api.context.config.bdevs["r"].filename == here
-
-
 async def test_rescan(api: Api) -> None:
     api.context.files["/a"] = 1 << 20
     await api.call("bdev_aio_create", name="a", filename="/a")
