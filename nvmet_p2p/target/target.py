@@ -117,8 +117,12 @@ class Target:
         return self._subsystems.get(nqn)
 
     def port_id(self, address: ListenAddress) -> int:
-        """PORTID of an address in discovery log page entries: the same for as long as the target runs."""
-        return self._port_ids.setdefault(address, len(self._port_ids))
+        """PORTID of an address in discovery log page entries: the same for as long as the target listens there."""
+        known = self._port_ids.get(address)
+        if known is None:
+            used = set(self._port_ids.values())
+            known = self._port_ids[address] = next(number for number in count() if number not in used)
+        return known
 
     def controllers(self, subnqn: str | None = None) -> list[ControllerInfo]:
         """The live controllers, of one subsystem or of all, in the order in which they came."""
@@ -338,6 +342,7 @@ class Target:
         self.bdevs.update(facts or {})
         changed = self._adopt_subsystems(config)
         addresses = access.all_addresses(config)
+        self._port_ids = {address: number for address, number in self._port_ids.items() if address in addresses}
         for controller in list(self._controllers.values()):
             reason = self._why_not(controller, addresses)
             if reason is not None:

@@ -230,3 +230,14 @@ def test_a_listener_on_all_addresses_is_told_by_the_one_that_the_host_used() -> 
     world.apply(replace(world.target.config, discovery_filter="address"))
     assert told(every, "192.0.2.5") == [("192.0.2.5", "4420"), ("192.0.2.5", "4420")]
     assert told(DISC, DISC.traddr) == [(DISC.traddr, "8009"), (DISC.traddr, "4420")]
+
+
+def test_port_identifiers_do_not_run_out() -> None:
+    world = World(config(subsystem(NQN)))
+    host = world.discovery()
+    first = read(host).entries[1].portid
+    for port in range(5000, 5050):
+        extra = replace(HERE, trsvcid=str(port))
+        world.apply(config(subsystem(NQN, listeners=[HERE, extra])))
+        kept, new = read(host).entries[1:]
+        assert (kept.portid, new.portid) == (first, first + 1)
