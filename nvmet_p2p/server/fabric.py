@@ -106,7 +106,7 @@ class Fabric:
             try:
                 await self._dataplane.queue_adopt(handoff)
             except OperatorError as error:
-                log.warning("queue.refused", peer=handoff.peer, qid=handoff.qid, reason=error.message)
+                log.warning("queue.refused", peer_noise=True, peer=handoff.peer, qid=handoff.qid, reason=error.message)
                 handoff.sock.close()
                 self.queue_closed(handoff.key, handoff.qid, error.message)
 
@@ -126,7 +126,7 @@ class Fabric:
 
     def queue_closed(self, key: ControllerKey, qid: int, reason: str) -> None:
         """The data plane says that an I/O queue ended by itself."""
-        log.info("queue.ended", controller=key, qid=qid, reason=reason)
+        log.info("queue.ended", peer_noise=True, controller=key, qid=qid, reason=reason)
         self.target.io_queue_closed(key, qid, self.clock.monotonic())
 
     # -- time --------------------------------------------------------------------------------------------------------
