@@ -151,7 +151,7 @@ struct qpair {
 
 	/* receiving: rx[head, tail) is not parsed yet */
 	uint8_t *rx;
-	uint32_t rx_size, head, tail;
+	uint32_t rx_size, rx_asked, head, tail;
 	struct pdu pdu;
 	struct r2t *h2c;     /* H2CData whose data is arriving */
 	uint32_t h2c_left;   /* bytes of data still to come */
