@@ -54,11 +54,6 @@ def all_addresses(config: TargetConfig) -> dict[ListenAddress, None]:
     return {listener.address: None for subsystem in config.subsystems.values() for listener in subsystem.listeners}
 
 
-def namespace_visible(namespace: NamespaceConfig, hostnqn: str) -> bool:
-    """Namespace masking: is the namespace attached for this host."""
-    return not namespace.no_auto_visible or hostnqn in namespace.hosts
-
-
 def ana_state(subsystem: SubsystemConfig, address: ListenAddress, anagrpid: int) -> int:
     """The group's state through a listener, as the ANA log page numbers it. Without ANA reporting all is optimized."""
     listener = find_listener(subsystem, address) if subsystem.ana_reporting else None
