@@ -91,6 +91,15 @@ int dp_start(const struct dp_options *options, char err[DP_ERR_MAX])
 	return 0;
 }
 
+static void free_ns(struct ctrlr *c)
+{
+	for (uint32_t i = 0; i < c->n; i++)
+		free(c->ns[i].bdev_name);
+	free(c->ns);
+	c->ns = NULL;
+	c->n = 0;
+}
+
 struct stop {
 	dp_done_fn done;
 	void *arg;
@@ -109,9 +118,7 @@ static void stop_end(struct stop *stop)
 	engine.n = 0;
 	while ((c = LIST_FIRST(&engine.ctrlrs))) {
 		LIST_REMOVE(c, link);
-		for (uint32_t i = 0; i < c->n; i++)
-			free(c->ns[i].bdev_name);
-		free(c->ns);
+		free_ns(c);
 		free(c);
 	}
 	free(stop);
@@ -161,6 +168,7 @@ static void stop_bdevs(void *arg, int rc)
 	stop->left = 1;
 	LIST_FOREACH(c, &engine.ctrlrs, link) {
 		stop->left++;
+		free_ns(c); /* or the deletion of its back ends would give the reactors a view of it again */
 		ctrlr_drop(c->key, engine_step, engine_step_new(stop_step, stop));
 	}
 	stop_step(stop, 0);
@@ -480,15 +488,6 @@ struct ctrlr *engine_ctrlr(uint64_t key)
 		if (c->key == key)
 			return c;
 	return NULL;
-}
-
-static void free_ns(struct ctrlr *c)
-{
-	for (uint32_t i = 0; i < c->n; i++)
-		free(c->ns[i].bdev_name);
-	free(c->ns);
-	c->ns = NULL;
-	c->n = 0;
 }
 
 static int by_nsid(const void *a, const void *b)
