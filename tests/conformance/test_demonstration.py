@@ -63,7 +63,8 @@ def test_demonstration(tmp_path: Path) -> None:
         ) as child:
             try:
                 said = _until_serving(child)
-                assert "SLOW ENGINE" in said
+                assert ("SLOW ENGINE" in said) == ("data plane: inprocess" in said), "the slow engine says so"
+                assert "data plane: " in said
                 assert f"nvme connect -t tcp -a 127.0.0.1 -s {port} -n {NQN}\n" in said
                 status = _status(rpc_socket)
                 assert [bdev["name"] for bdev in status["bdevs"]] == [BDEV]
