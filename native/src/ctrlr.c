@@ -55,7 +55,18 @@ void ctrlr_enter(struct ctrlr_r *c, struct ns_entry *ns)
 		c->view->whole++;
 }
 
-/* Is a namespace that the current view lacks (or ties to another bdev) still used? */
+static bool accessible(const struct ns_entry *ns)
+{
+	return ns->ana_state == 1 || ns->ana_state == 2; /* optimized, non-optimized */
+}
+
+/* Does the current view forbid what the old one let through? Then no such I/O may still reach the medium. */
+static bool forbids(const struct ns_entry *now, const struct ns_entry *was)
+{
+	return (now->write_protected && !was->write_protected) || (!accessible(now) && accessible(was));
+}
+
+/* Is a namespace that the current view lacks (or ties to another bdev, or closes) still used? */
 static bool gone_in_use(const struct ctrlr_r *c)
 {
 	for (const struct view *old = c->old; old; old = old->next) {
@@ -67,7 +78,7 @@ static bool gone_in_use(const struct ctrlr_r *c)
 			if (!ns->users)
 				continue;
 			now = view_find(c->view, ns->nsid);
-			if (!now || now->bdev != ns->bdev)
+			if (!now || now->bdev != ns->bdev || forbids(now, ns))
 				return true;
 		}
 	}
