@@ -122,7 +122,7 @@ struct dp_ctrlr_view {
 	const struct dp_ns_view *ns;
 };
 
-/* New or replaced as a whole; done when no command runs any more on a namespace that the old view had and the new lacks. */
+/* New or replaced as a whole; done when no command runs any more on a namespace that the new view lacks, closes or protects. */
 int dp_ctrlr_set(const struct dp_ctrlr_view *view, dp_done_fn done, void *arg);
 /* Closes its queues and forgets it; done when none of its commands is in flight. Unknown: done(0). */
 void dp_ctrlr_remove(uint64_t key, dp_done_fn done, void *arg);
