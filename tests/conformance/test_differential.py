@@ -25,7 +25,7 @@ from tests.support.streams import Space, Step, Stream, World, stream
 
 SECONDS = float(os.environ.get("NVMET_P2P_DIFF_SECONDS", "0"))
 FIRST_SEED = int(os.environ.get("NVMET_P2P_DIFF_SEED", "1000"))
-SEEDS = 80  # of each configuration in a normal run
+SEEDS = 50  # of each configuration in a normal run
 STEPS = 120
 SHRINK_PLAYS = 60
 READ_ONLY, INACCESSIBLE, PROTECTED, LARGE = 6, 7, 9, 10
@@ -82,7 +82,9 @@ def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
     ]
     world = World(tuple(spaces), STRANGE, options.get("max_io_size", 131072), options.get("in_capsule_data_size", 4096))
     with ExitStack() as stack:
-        daemons = [stack.enter_context(Daemon(engine=engine)) for engine in ("inprocess", "native")]
+        cores = () if request.param == "usual" else ("--cpumask", "0x3")
+        daemons = [stack.enter_context(Daemon(engine="inprocess"))]
+        daemons.append(stack.enter_context(Daemon(*cores, engine="native")))
         trees = [served(daemon, options) for daemon in daemons]
         yield Pair((Player(trees[0], world), Player(trees[1], world)), world)
         for daemon in daemons:

@@ -18,7 +18,7 @@ from tests.support import nvme
 from tests.support.conn import Pdu, PeerClosed
 from tests.support.daemon import Tree
 from tests.support.initiator import Host, Queue, lba_cdw
-from tests.support.streams import FATAL, Command, Profile, Space, Step, Stream, World
+from tests.support.streams import FATAL, Change, Command, Profile, Space, Step, Stream, World
 
 FILLER: Final = bytes(17 * 1024)  # completes any PDU that is still allowed; then it is a second ICReq
 PIECE_BYTES: Final = 128 * 1024
@@ -177,7 +177,7 @@ class Player:
         lines = connection.lines
         if lines and lines[-1][1].startswith("!"):
             connection.note(-1, "closed")
-        if step.kind == "group":
+        if step.kind in ("group", "wide"):
             lines.sort(key=lambda item: item[0])
             return [line.partition(" sqhd")[0] for _, line in lines if not line.startswith("r2t")]
         if step.kind in FATAL and step.kind != "disconnect":
@@ -190,7 +190,9 @@ class Player:
             case "one" | "group":
                 connection.send(b"".join(connection.capsule(each) for each in commands), step.cuts)
                 connection.serve(len(commands))
-            case "held" | "abort":
+            case "wide":
+                self._wide(host, connection, step)
+            case "held" | "abort" | "change":
                 self._held(host, connection, step)
             case "capsule":
                 damaged = _damaged(connection.capsule(commands[0]), 72, step, connection.queue)
@@ -211,29 +213,59 @@ class Player:
                 connection.send(connection.capsule(commands[0]))
                 _to_the_end(connection)
 
-    @staticmethod
-    def _held(host: Host, connection: Connection, step: Step) -> None:
+    def _wide(self, host: Host, connection: Connection, step: Step) -> None:
+        """Every other command goes to a second queue."""
+        other = self._open(host, step.profile)
+        try:
+            shares = step.commands[::2], step.commands[1::2]
+            for queue, share in zip((connection, other), shares, strict=True):
+                queue.send(b"".join(queue.capsule(each) for each in share), step.cuts)
+            for queue, share in zip((connection, other), shares, strict=True):
+                queue.serve(len(share))
+        finally:
+            connection.lines += other.lines
+            other.queue.close()
+
+    def _change(self, host: Host, change: Change, *, undo: bool) -> None:
+        """Does what the change says, or takes it back."""
+        tree, nsid = self.tree, change.nsid
+        if change.what == "remove" and undo:
+            tree.rpc("nvmf_subsystem_add_ns", namespace={"bdev_name": tree.bdevs[nsid][0], "nsid": nsid})
+        elif change.what == "remove":
+            tree.remove(nsid)
+        elif change.what == "protect":
+            assert host.admin.set_features(0x84, int(not undo), nsid=nsid).status == nvme.OK
+        else:
+            address = tree.listen_address(tree.address)
+            state = "optimized" if undo else change.what
+            tree.rpc("nvmf_subsystem_listener_set_ana_state", listen_address=address, anagrpid=nsid, ana_state=state)
+
+    def _held(self, host: Host, connection: Connection, step: Step) -> None:
+        first, *others = step.commands
         connection.hold = True
-        connection.send(connection.capsule(step.commands[0]))
+        connection.send(connection.capsule(first))
         connection.serve(1)
         connection.hold = False
         if not connection.held:
             return  # refused at once
         held, connection.held = connection.held, {}
-        if step.kind == "abort":
-            cdw = (connection.queue.qid | step.commands[0].cid << 16,)
-            done = host.admin.command(nvme.ABORT, cdw=cdw)
-            connection.note(-1, f"abort {done.status:#x} {done.dw0:#x}")
-            connection.serve(1)
-        for each in step.commands[1:]:
-            connection.send(connection.capsule(each))
-            if each.cid == step.commands[0].cid:  # its R2T, if any, is that of the first
-                pass
-            connection.serve(1)
-        connection.held = held
-        connection.answer_held()
-        if step.kind == "held":
-            connection.serve(1)
+        if step.change is not None:
+            self._change(host, step.change, undo=False)
+        try:
+            if step.kind == "abort":
+                done = host.admin.command(nvme.ABORT, cdw=(connection.queue.qid | first.cid << 16,))
+                connection.note(-1, f"abort {done.status:#x} {done.dw0:#x}")
+                connection.serve(1)
+            for each in others:
+                connection.send(connection.capsule(each))
+                connection.serve(1)
+            connection.held = held
+            connection.answer_held()
+            if step.kind != "abort":
+                connection.serve(1)
+        finally:
+            if step.change is not None:
+                self._change(host, step.change, undo=True)
 
     @staticmethod
     def _bad_h2c(connection: Connection, step: Step) -> None:

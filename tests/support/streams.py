@@ -16,7 +16,7 @@ from typing import Final, Literal
 from tests.support import nvme
 from tests.support.initiator import lba_cdw
 
-Kind = Literal["one", "group", "held", "abort", "capsule", "h2c", "raw", "overflow", "disconnect"]
+Kind = Literal["one", "group", "wide", "held", "change", "abort", "capsule", "h2c", "raw", "overflow", "disconnect"]
 FATAL: Final = frozenset({"capsule", "h2c", "raw", "overflow", "disconnect"})  # the connection is over behind them
 SLOT_BLOCKS: Final = 8  # commands that run together have ranges of their own, of so many blocks
 SLOTS: Final = 32
@@ -93,12 +93,21 @@ class Wrong:
 
 
 @dataclass(frozen=True, slots=True)
+class Change:
+    """What happens to a namespace: remove, protect (by the host), or an ANA state."""
+
+    nsid: int
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """One thing to do. ``cuts``: where what is sent first is cut into segments. ``profile``: that of its connection.
 
-    one: a command. group: several in one segment. held: the first waits for its data while the others are done. abort:
-    the first is aborted while it waits. capsule, h2c: the last one's PDU is damaged as ``wrong`` says. raw: ``junk``.
-    overflow: more commands than the queue has entries. disconnect: a Disconnect command.
+    one: a command. group: several in one segment. wide: the same on two queues. held: the first waits for its data
+    while the others are done. change: so does the configuration, for so long. abort: the first is aborted while it
+    waits. capsule, h2c: the last one's PDU is damaged as ``wrong`` says. raw: ``junk``. overflow: more commands than
+    the queue has entries. disconnect: a Disconnect command.
     """
 
     kind: Kind
@@ -106,12 +115,15 @@ class Step:
     cuts: tuple[int, ...] = ()
     wrong: Wrong = Wrong()
     junk: bytes = b""
+    change: Change | None = None
     profile: Profile = Profile()
 
     def __str__(self) -> str:
         lines = [f"{self.kind}{f' cuts {self.cuts}' if self.cuts else ''}"]
         if self.kind in ("capsule", "h2c"):
             lines[0] += f" {self.wrong}"
+        if self.change:
+            lines[0] += f" {self.change}"
         if self.junk:
             lines[0] += f" junk {self.junk[:64].hex()} ({len(self.junk)} bytes)"
         lines += [f"    {command}" for command in self.commands]
@@ -190,12 +202,17 @@ class _Maker:
     # -- steps
 
     def step(self) -> Step:
-        kinds: tuple[Kind, ...] = ("one", "group", "held", "abort", "capsule", "h2c", "raw", "overflow", "disconnect")
-        (kind,) = self.rng.choices(kinds, (70, 12, 7, 2, 2.5, 2.5, 1, 0.7, 0.5))
+        weights: dict[Kind, float] = {
+            "one": 70, "group": 10, "wide": 3, "held": 7, "change": 2, "abort": 2, "capsule": 2.5, "h2c": 2.5, "raw": 1,
+            "overflow": 0.7, "disconnect": 0.5,
+        }  # fmt: skip
+        (kind,) = self.rng.choices(list(weights), list(weights.values()))
         made: dict[Kind, Callable[[], Step]] = {
             "one": self.one,
             "group": self.pair if self.rng.random() < 0.4 else self.burst,
+            "wide": lambda: replace(self.burst(), kind="wide"),
             "held": self.held,
+            "change": self.change,
             "abort": lambda: Step("abort", (self.waiting(nvme.WRITE),)),
             "capsule": self.bad_capsule,
             "h2c": self.bad_h2c,
@@ -285,9 +302,18 @@ class _Maker:
                       for each in others]  # fmt: skip
         return Step("held", (first, *others))
 
-    def waiting(self, opc: int) -> Command:
+    def change(self) -> Step:
+        rng = self.rng
+        space = rng.choice([each for each in self.world.spaces if each.ok])
+        what = rng.choice(("remove", "protect", "inaccessible", "non_optimized"))
+        first = self.waiting(rng.choice((nvme.WRITE, nvme.COMPARE)), space)
+        cids = rng.sample([cid for cid in range(1000) if cid != first.cid], min(self.profile.sqsize, 4))
+        others = [self.build(self.command(space if rng.random() < 0.7 else None), cid=cid) for cid in cids]
+        return Step("change", (first, *others), change=Change(space.nsid, what))
+
+    def waiting(self, opc: int, space: Space | None = None) -> Command:
         """A sound command whose data comes by R2T."""
-        space = self.rng.choice([each for each in self.world.spaces if each.ok])
+        space = space or self.rng.choice([each for each in self.world.spaces if each.ok])
         shape = self.rw(opc, space, odd=False)
         return replace(self.build(shape, clean=True, in_capsule=False), bad_digest=self.rng.random() < 0.1)
 
@@ -333,11 +359,11 @@ class _Maker:
         served = self.rng.random() < 0.85
         return self.rng.choice([space for space in self.world.spaces if space.ok or not served])
 
-    def command(self) -> _Shape:
+    def command(self, space: Space | None = None) -> _Shape:
         """Any command, as a host means it."""
         opcodes = (nvme.READ, nvme.WRITE, nvme.COMPARE, nvme.WRITE_ZEROES, nvme.VERIFY, nvme.FLUSH, nvme.DSM, nvme.COPY)
         (opc,) = self.rng.choices((*opcodes, -1), (20, 20, 12, 8, 5, 4, 9, 16, 5))
-        space = self.space()
+        space = space or self.space()
         if opc == nvme.FLUSH:
             nsid = self.rng.choice((space.nsid, space.nsid, 0xFFFFFFFF))
             return _Shape(opc, nsid, [0, 0, 0], space=space)
