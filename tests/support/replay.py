@@ -36,6 +36,7 @@ class Connection:
     data: dict[int, bytes] = field(default_factory=dict)
     held: dict[int, tuple[int, int, int]] = field(default_factory=dict)  # CID: TTAG, R2TO, R2TL of R2Ts not answered
     hold: bool = False
+    over: bool = False
 
     def note(self, cid: int, line: str) -> None:
         self.lines.append((cid, line))
@@ -97,6 +98,7 @@ class Connection:
 
     def answer(self, cid: int, ttag: int, offset: int, length: int) -> None:
         """The H2CData of an R2T."""
+        assert cid in self.commands, f"R2T for CID {cid:#x}, which is not in flight"
         command, conn = self.commands[cid], self.queue.conn
         data = command.out[offset : offset + length].ljust(length, b"\0")
         most = (
@@ -140,7 +142,7 @@ class Player:
                     connection = None
                 connection = connection or self._open(host, step.profile)
                 transcript.append(self._step(host, connection, step))
-                if step.kind in FATAL or transcript[-1][-1] == "closed":
+                if connection.over:
                     connection.queue.close()
                     connection = None
             if connection is not None:
@@ -162,21 +164,19 @@ class Player:
 
     def _step(self, host: Host, connection: Connection, step: Step) -> list[str]:
         connection.lines, connection.commands, connection.hold = [], {}, False
+        connection.over = True
         try:
             self._act(host, connection, step)
         except TimeoutError:
             connection.note(-1, "! nothing has come")
         except AssertionError as error:
-            connection.note(-1, f"! {str(error).splitlines()[0]}")
+            connection.note(-1, f"! {(str(error) or 'assertion').splitlines()[0]}")
         except (PeerClosed, BrokenPipeError):
             _drain(connection.queue)
             connection.note(-1, "closed")
         else:
-            if step.kind in FATAL:
-                connection.note(-1, "! still open")
+            connection.over = False
         lines = connection.lines
-        if lines and lines[-1][1].startswith("!"):
-            connection.note(-1, "closed")
         if step.kind in ("group", "wide"):
             lines.sort(key=lambda item: item[0])
             return [line.partition(" sqhd")[0] for _, line in lines if not line.startswith("r2t")]
@@ -279,8 +279,11 @@ class Player:
         connection.serve(1)
         if connection.held:
             ((ttag, offset, length),) = connection.held.values()
-            data = command.out[offset : offset + length]
-            connection.send(_damaged(conn.h2c_data(command.cid, ttag, offset, data), 24, step, connection.queue))
+            data, sound = command.out[offset : offset + length], min(command.piece, length // 2)
+            if sound:
+                connection.send(conn.h2c_data(command.cid, ttag, offset, data[:sound], last=False))
+            damaged = conn.h2c_data(command.cid, ttag, offset + sound, data[sound:])
+            connection.send(_damaged(damaged, 24, step, connection.queue))
         connection.send(FILLER)
         _to_the_end(connection)
 

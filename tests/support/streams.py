@@ -106,8 +106,8 @@ class Step:
 
     one: a command. group: several in one segment. wide: the same on two queues. held: the first waits for its data
     while the others are done. change: so does the configuration, for so long. abort: the first is aborted while it
-    waits. capsule, h2c: the last one's PDU is damaged as ``wrong`` says. raw: ``junk``. overflow: more commands than
-    the queue has entries. disconnect: a Disconnect command.
+    waits. capsule, h2c: the last one's last PDU is damaged as ``wrong`` says. raw: ``junk``. overflow: more commands
+    than the queue has entries. disconnect: a Disconnect command.
     """
 
     kind: Kind
@@ -339,8 +339,11 @@ class _Maker:
 
     def damage(self, size: int) -> Wrong:
         rng = self.rng
-        values = (0, 1, 2, 3, 4, 6, 8, 24, 72, 73, 127, 128, 254, 255, rng.randrange(256))
+        values = (0, 0, 1, 2, 3, 4, 6, 8, 24, 72, 73, 127, 128, 254, 255, rng.randrange(256))
         places = rng.sample(range(size), rng.choice((1, 1, 1, 2)))
+        if size > 8 and rng.random() < 0.4:  # DATAO or DATAL
+            at, value = rng.choice((12, 16)), rng.choice((0, 0, 4, 100, 512, 1000, 4096, 0xFFFFFFFC))
+            return Wrong(tuple(enumerate(struct.pack("<I", value), at)), rng.random() < 0.9)
         return Wrong(tuple((at, rng.choice(values)) for at in places), rng.random() < 0.8)
 
     def raw(self) -> Step:
