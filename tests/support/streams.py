@@ -500,7 +500,7 @@ class _Maker:
         bad_digest = not clean and rng.random() < 0.02
         for _ in range(0 if clean else rng.choice((0, 0, 0, 0, 0, 0, 1, 1, 2))):
             match rng.randint(0, 10):
-                case 0:
+                case 0 if shape.opc != nvme.FABRICS:  # of those it would be FCTYPE, and 8 is Disconnect
                     nsid = rng.choice(self.world.strange)
                 case 1:
                     psdt = rng.choice((0, 2, 3))
