@@ -18,12 +18,6 @@
 /* Below this H2C data takes the way through rx[]: one receive brings more than it. */
 #define RX_DIRECT_MIN 2048u
 
-/*
- * Data by R2T is taken in pieces that stay in the nearest cache between the kernel's copy and ours (128 KiB writes: 20 %
- * faster than in pieces of 128 KiB); small commands in as large ones as there are (4 KiB writes: twice as fast).
- */
-#define RX_STREAM_BYTES (48u << 10)
-
 /* -- checks: false when the connection has failed */
 
 static bool fail(struct qpair *q, uint16_t fes, uint32_t fei, const char *reason)
@@ -421,8 +415,6 @@ void qpair_rx_arm(struct qpair *q)
 		return;
 	sqe = reactor_sqe(q->r);
 	q->rx_asked = q->rx_size - q->tail;
-	if (q->r2ts_open)
-		q->rx_asked = min_u32(q->rx_asked, RX_STREAM_BYTES);
 	if (q->ending == END_NONE && q->h2c_data && q->h2c->x->rq && q->h2c->x->rq->buf &&
 	    q->h2c_left >= RX_DIRECT_MIN && q->tail == 0)
 		prep_direct(q, sqe);
