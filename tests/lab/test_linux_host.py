@@ -6,12 +6,14 @@ Each test ends by looking at the guest's kernel log: an error that the host did 
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from nvmet_p2p.dataplane.native.process import find_program
 from tests.lab.lab import Guest, Result
 from tests.lab.target import SERIAL, LabTarget
 from tests.support.daemon import Daemon
@@ -46,9 +48,14 @@ EXPECTED = re.compile(
 )
 
 
-@pytest.fixture(scope="module")
-def daemon() -> Iterator[Daemon]:
-    with Daemon() as running:
+@pytest.fixture(scope="module", params=["inprocess", "native"])
+def daemon(request: pytest.FixtureRequest) -> Iterator[Daemon]:
+    if request.param == "native" and find_program() is None:
+        why = "nvmet-p2p-dataplane is not built: make native"
+        if os.environ.get("NVMET_P2P_NATIVE") == "require":
+            pytest.fail(why, pytrace=False)
+        pytest.skip(why)
+    with Daemon(engine=request.param) as running:
         yield running
 
 
@@ -231,7 +238,7 @@ def test_reset_under_load(guest: Guest, target: LabTarget) -> None:
         timeout=100,
     )
     assert done.out.split()[-1] == "0"
-    quiet(done, allow="no usable path - requeuing I/O")  # one path, and it is being reset
+    quiet(done, allow="no usable path - requeuing I/O|callbacks suppressed")  # one path, and it is being reset
 
 
 def test_persistent_discovery_follows_changes(guest: Guest, target: LabTarget) -> None:
