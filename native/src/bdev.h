@@ -10,6 +10,7 @@
 #include <sys/queue.h>
 
 #include "engine.h"
+#include "pool.h"
 #include "rangelock.h"
 #include "reactor.h"
 
@@ -103,6 +104,7 @@ struct bdev {
 	struct bdev *base; /* below a layer */
 	unsigned layers;   /* above it; control thread */
 	bool deleting;
+	_Atomic uint64_t pools_allowed; /* bit i: pool of index i + 1; of the lowest bdev of a stack */
 	struct bdev_reactor *r; /* one for each reactor */
 	unsigned n_reactors;
 	LIST_ENTRY(bdev) link;
@@ -152,6 +154,13 @@ static inline void bdev_unpin(struct bdev *bdev, struct reactor *r)
 		br->on_unpinned = NULL;
 		msg->fn(r, msg);
 	}
+}
+
+static inline bool bdev_pool_allowed(const struct bdev *bdev, const struct pool *pool)
+{
+	while (bdev->base)
+		bdev = bdev->base;
+	return atomic_load_explicit(&bdev->pools_allowed, memory_order_relaxed) >> (pool_index(pool) - 1) & 1;
 }
 
 /* Statuses: the one place where an errno becomes one. write: the data went to the medium. */

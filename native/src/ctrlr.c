@@ -66,7 +66,7 @@ static bool forbids(const struct ns_entry *now, const struct ns_entry *was)
 	return (now->write_protected && !was->write_protected) || (!accessible(now) && accessible(was));
 }
 
-/* Is a namespace that the current view lacks (or ties to another bdev, or closes) still used? */
+/* Is a namespace that the current view lacks (or ties to another bdev or pool, or closes) still used? */
 static bool gone_in_use(const struct ctrlr_r *c)
 {
 	for (const struct view *old = c->old; old; old = old->next) {
@@ -78,7 +78,8 @@ static bool gone_in_use(const struct ctrlr_r *c)
 			if (!ns->users)
 				continue;
 			now = view_find(c->view, ns->nsid);
-			if (!now || now->bdev != ns->bdev || forbids(now, ns))
+			if (!now || now->bdev != ns->bdev || forbids(now, ns) ||
+			    memcmp(now->pool, ns->pool, sizeof(ns->pool)) != 0)
 				return true;
 		}
 	}
@@ -162,6 +163,7 @@ static struct view *view_copy(const struct ctrlr *ctrlr)
 	view->gen = ++generation;
 	view->mdts_bytes = ctrlr->mdts_bytes;
 	view->copy_formats = ctrlr->copy_formats;
+	view->owner = ctrlr->owner;
 	view->n = ctrlr->n;
 	for (uint32_t i = 0; i < ctrlr->n; i++) {
 		const struct ns_config *ns = &ctrlr->ns[i];
@@ -170,7 +172,9 @@ static struct view *view_copy(const struct ctrlr *ctrlr)
 						 .anagrpid = ns->anagrpid,
 						 .ana_state = ns->ana_state,
 						 .write_protected = ns->write_protected,
-						 .bdev = ns->bdev };
+						 .bdev = ns->bdev,
+						 .strict = ns->strict };
+		memcpy(view->ns[i].pool, ns->pool, sizeof(ns->pool));
 	}
 	return view;
 }

@@ -42,6 +42,9 @@ struct dp_events {
 	void (*upcall)(struct dp_queue_key key, uint64_t token, const uint8_t sqe[64], const void *data, size_t len);
 	/* A back end changed its size or was lost (facts NULL). */
 	void (*bdev_changed)(const char *name, const struct dp_bdev_facts *facts);
+	/* The memory of a pool is gone (once for each pool). Its I/O goes on in host memory; delete it, and create it again
+	 * when its provider has returned. */
+	void (*pool_lost)(const char *name, const char *why);
 };
 
 struct dp_options {
@@ -104,6 +107,78 @@ int dp_bdev_error_inject(const char *name, const char *io_type, const char *erro
 			 uint32_t corrupt_offset, uint8_t corrupt_value);
 int dp_bdev_delay_update(const char *name, const char *latency_type, uint64_t us);
 
+/* -- pools of peer memory ------------------------------------------------------------------------------------------- */
+
+enum dp_pool_kind { DP_POOL_P2PMEM, DP_POOL_EMULATED };
+
+struct dp_pool_config {
+	const char *name; /* the provider's BDF; an emulated one: any */
+	enum dp_pool_kind kind;
+	const char *path;     /* p2pmem: the file to map, /sys/bus/pci/devices/<bdf>/p2pmem/allocate */
+	uint64_t bytes;       /* whole granules of 4096; the first one is the canary's */
+	bool wipe_always;     /* at each change of owner, even where a Write overwrites it anyway */
+};
+
+struct dp_pool_facts {
+	uint64_t bytes; /* mapped */
+};
+
+int dp_pool_create(const struct dp_pool_config *config, struct dp_pool_facts *facts, char err[DP_ERR_MAX]);
+/* No view uses it any more from now on, nor is it allowed for any bdev; done when nothing of it is in flight and the memory
+ * is given back. -ENODEV, -EBUSY (a bdev lies in it, or it is being calibrated). */
+int dp_pool_delete(const char *name, dp_done_fn done, void *arg, char err[DP_ERR_MAX]);
+
+struct dp_pool_stat {
+	char name[DP_NAME_MAX + 1];
+	enum dp_pool_kind kind;
+	uint64_t bytes, free_bytes, largest_free_bytes, waits, waiting, fallbacks, wiped_bytes, buffers;
+	bool lost;
+	char why[DP_ERR_MAX]; /* it was lost */
+	size_t num_allowed;
+	char (*allowed)[DP_NAME_MAX + 1]; /* bdevs */
+};
+
+/* A snapshot of all; freed with dp_pool_stats_free. Returns the number. */
+size_t dp_pool_stats(struct dp_pool_stat **stats);
+void dp_pool_stats_free(struct dp_pool_stat *stats, size_t count);
+
+struct dp_calibrate_config {
+	const char *pool;
+	const char *bdev;    /* NULL: the CPU's part alone */
+	const char *journal; /* file that is made for the time of the probe; needed with bdev */
+};
+
+struct dp_calibration {
+	double cpu_write_mib_s, cpu_read_mib_s, host_write_mib_s, host_read_mib_s, drive_to_pool_mib_s, drive_to_host_mib_s;
+	bool verified;            /* both directions carried every byte; only with a bdev */
+	char reason[DP_ERR_MAX];  /* why not */
+};
+
+typedef void (*dp_calibrated_fn)(void *arg, int rc, const struct dp_calibration *result); /* result with rc 0 */
+
+/* Hosts' I/O on the bdev, if there is any, waits while the drive is probed. -ENODEV, -EBUSY (pool or bdev is being
+ * calibrated already), -EINVAL (no drive). */
+int dp_pool_calibrate(const struct dp_calibrate_config *config, dp_calibrated_fn done, void *arg, char err[DP_ERR_MAX]);
+/* A bdev (and the layers above it) may use the pool, or not. */
+int dp_pool_allow(const char *name, const char *bdev, bool allow, char err[DP_ERR_MAX]);
+
+enum dp_copy_route { DP_COPY_DEVICE, DP_COPY_REFLINK, DP_COPY_POOL, DP_COPY_HOST, DP_COPY_ROUTES };
+
+#define DP_POOLS 65 /* index 0: host memory */
+
+struct dp_staging {
+	struct {
+		uint64_t bytes[3], ops[3]; /* read, write, copy */
+	} pool[DP_POOLS];
+	uint64_t fallbacks;   /* operations that took host memory though they had a pool */
+	uint64_t interrupted; /* commands that hosts had to send again as a pool was lost */
+	uint64_t copy_bytes[DP_COPY_ROUTES];
+};
+
+int dp_bdev_staging(const char *name, struct dp_staging *staging); /* sums over reactors */
+/* NULL: that index was never used. A pool that is gone keeps its index, and its name, until another needs it. */
+const char *dp_pool_name(unsigned index);
+
 /* -- controllers --------------------------------------------------------------------------------------------------- */
 
 struct dp_ns_view {
@@ -112,12 +187,15 @@ struct dp_ns_view {
 	uint32_t anagrpid;
 	uint8_t ana_state; /* 1 optimized, 2 non-optimized, 3 inaccessible, 4 persistent loss, 15 change */
 	bool write_protected;
+	const char *read_pool, *write_pool, *copy_pool; /* where payload rests; NULL: host memory. Used where it is allowed */
+	bool strict; /* wait for room in the pool instead of taking host memory */
 };
 
 struct dp_ctrlr_view {
 	uint64_t key;
 	uint32_t mdts_bytes;
 	uint32_t copy_formats; /* bit mask of Copy descriptor formats that the host may use */
+	const char *host;      /* hostnqn; NULL: a host of its own */
 	uint32_t num_ns;
 	const struct dp_ns_view *ns;
 };

@@ -4,6 +4,7 @@
  */
 #pragma once
 
+#include "pool.h"
 #include "qpair.h"
 
 struct reactor *engine_reactor(unsigned index);
@@ -18,12 +19,16 @@ struct ns_config {
 	bool write_protected;
 	char *bdev_name;
 	struct bdev *bdev;
+	char *pool_name[POOL_USES]; /* NULL: host memory */
+	struct pool *pool[POOL_USES]; /* NULL: it does not exist now */
+	bool strict;
 };
 
 struct ctrlr {
 	LIST_ENTRY(ctrlr) link;
 	uint64_t key;
 	uint32_t mdts_bytes, copy_formats, n;
+	uint32_t owner; /* of bytes in pools: its host */
 	struct ns_config *ns; /* by ascending nsid */
 };
 

@@ -27,6 +27,8 @@
 
 struct pool;
 
+enum pool_use { POOL_READ, POOL_WRITE, POOL_COPY, POOL_USES };
+
 /* One for each I/O queue (zeroed at first): what it holds of each pool, so that a small pool is shared fairly. Members are
  * pool.c's own, each under the lock of its pool. Every buffer has been put before it goes away. */
 struct pool_user {

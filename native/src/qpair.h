@@ -20,6 +20,7 @@
 
 #include "bdev.h"
 #include "common.h"
+#include "pool.h"
 #include "reactor.h"
 #include "spec.h"
 
@@ -31,6 +32,8 @@ struct ns_entry {
 	bool write_protected;
 	uint32_t users;    /* commands past the last check */
 	struct bdev *bdev; /* NULL: absent */
+	struct pool *pool[POOL_USES]; /* NULL: host memory. Used where bdev_pool_allowed says so */
+	bool strict;                  /* wait for room in it */
 };
 
 /* One reactor's copy of a controller's view; replaced as a whole, freed when its last user is gone. */
@@ -38,6 +41,7 @@ struct view {
 	struct view *next; /* in ctrlr_r.old */
 	uint64_t gen;      /* unique: an address may come again */
 	uint32_t mdts_bytes, copy_formats;
+	uint32_t owner; /* its host, of bytes in pools */
 	uint32_t users; /* sum of ns[].users, and of `whole` */
 	uint32_t whole; /* commands that use more than one namespace */
 	uint32_t n;
