@@ -8,12 +8,7 @@
  */
 #include <stdlib.h>
 
-#include "io.h"
-
-struct source {
-	struct bdev *bdev;
-	uint64_t start, length; /* bytes */
-};
+#include "copy_route.h"
 
 static uint32_t format_of(const struct request *rq)
 {
@@ -51,7 +46,7 @@ static const uint8_t *entry_of(const struct request *rq, uint32_t index)
 }
 
 /* The namespace of an entry: 0 or a status. */
-static uint32_t source_of(struct request *rq, uint32_t index, struct source *source)
+uint32_t copy_source(const struct request *rq, uint32_t index, struct copy_source *source)
 {
 	const uint8_t *entry = entry_of(rq, index);
 	unsigned shift = rq->ns->bdev->block_shift;
@@ -74,7 +69,7 @@ static uint32_t source_of(struct request *rq, uint32_t index, struct source *sou
 	if (bdev->block_shift != shift)
 		return ST_INCOMPATIBLE_NS | ST_DNR;
 	status = io_check_range(get64(entry + 8), (uint32_t)get16(entry + 16) + 1, bdev);
-	*source = (struct source){ bdev, get64(entry + 8) << shift, ((uint64_t)get16(entry + 16) + 1) << shift };
+	*source = (struct copy_source){ bdev, get64(entry + 8) << shift, ((uint64_t)get16(entry + 16) + 1) << shift };
 	return status;
 }
 
@@ -84,7 +79,7 @@ static uint32_t check_entries(struct request *rq)
 	uint32_t n = rq->length / entry_bytes(format_of(rq)), status;
 	struct bdev *home = rq->ns->bdev;
 	uint64_t total = 0, start, end;
-	struct source source;
+	struct copy_source source;
 
 	for (uint32_t i = 0; i < n; i++) {
 		uint32_t blocks = (uint32_t)get16(entry_of(rq, i) + 16) + 1;
@@ -103,7 +98,7 @@ static uint32_t check_entries(struct request *rq)
 	rq->overlapping = false;
 	rq->done_bytes = 0;
 	for (uint32_t i = 0; i < n; i++) {
-		status = source_of(rq, i, &source);
+		status = copy_source(rq, i, &source);
 		if (status)
 			return status;
 		if (source.bdev == home && source.start < end && start < source.start + source.length)
@@ -114,7 +109,7 @@ static uint32_t check_entries(struct request *rq)
 }
 
 /* What rq->step says: the operation that was just submitted, by what comes after it. */
-enum { CHECK, READ, WRITE, WRITE_ALL, FLUSH, OVER };
+enum { CHECK, ROUTE, READ, WRITE, WRITE_ALL, FLUSH, OVER };
 
 static enum io_next transfer(struct request *rq, struct bdev *bdev, enum bdev_op op, uint64_t offset, uint64_t length,
 			     uint8_t *buf)
@@ -162,13 +157,21 @@ static enum io_next begin(struct request *rq)
 	return status ? over(rq, status) : IO_SUBMIT;
 }
 
-/* The next piece of the source at rq->index: reads it. */
+static enum io_next copy_end(struct request *rq);
+
+/* The next piece of the first source that no other route has copied: reads it. */
 static enum io_next read_piece(struct request *rq)
 {
-	struct source source;
-	uint32_t status = source_of(rq, rq->index, &source);
+	struct copy_source source;
+	uint32_t status = copy_source(rq, rq->index, &source);
 	uint64_t left;
 
+	while (!status && copy_routed(rq, rq->index)) {
+		rq->done_bytes += source.length;
+		if (rq->done_bytes == rq->at)
+			return copy_end(rq);
+		status = copy_source(rq, ++rq->index, &source);
+	}
 	if (status)
 		return over(rq, status);
 	left = source.length - rq->chunk_at;
@@ -180,12 +183,12 @@ static enum io_next read_piece(struct request *rq)
 
 static void advance(struct request *rq)
 {
-	struct source source;
+	struct copy_source source;
 
 	rq->chunk_at += rq->chunk;
 	rq->done_bytes += rq->chunk;
 	rq->chunk = 0;
-	if (source_of(rq, rq->index, &source) == 0 && rq->chunk_at == source.length) {
+	if (copy_source(rq, rq->index, &source) == 0 && rq->chunk_at == source.length) {
 		rq->chunk_at = 0;
 		rq->index++;
 	}
@@ -218,11 +221,18 @@ enum io_next copy_run(struct request *rq, int rc)
 	}
 	if (rq->step == CHECK) {
 		rq->chunk = 0;
+		memset(rq->routed, 0, sizeof(rq->routed));
 		if (begin(rq) == IO_DONE)
 			return IO_DONE;
+		if (!rq->overlapping && copy_route_start(rq, rq->length / entry_bytes(format_of(rq)))) {
+			rq->step = ROUTE;
+			return IO_WAIT;
+		}
 		return read_piece(rq);
 	}
 	switch (rq->step) {
+	case ROUTE:
+		return read_piece(rq);
 	case READ: /* a piece of an overlapping copy, or of any copy the write before, is over */
 		advance(rq);
 		if (rq->done_bytes < rq->at)

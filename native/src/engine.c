@@ -112,6 +112,7 @@ static void stop_end(struct stop *stop)
 	void *arg = stop->arg;
 	struct ctrlr *c;
 
+	offload_stop(); /* every command is over: no job is left */
 	for (unsigned i = 0; i < engine.n; i++)
 		reactor_stop(&engine.reactors[i]);
 	free(engine.reactors);

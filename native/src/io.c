@@ -658,13 +658,16 @@ static void io_done(struct bdev_io *io, int rc)
 
 static void run(struct request *rq, int rc)
 {
+	enum io_next next;
+
 	rq->io.done = io_done;
-	while (rq->cmd->run(rq, rc) == IO_SUBMIT) {
+	while ((next = rq->cmd->run(rq, rc)) == IO_SUBMIT) {
 		rc = bdev_submit(rq->q->r, &rq->io);
 		if (rc == BDEV_PENDING)
 			return;
 	}
-	finished(rq);
+	if (next == IO_DONE)
+		finished(rq);
 }
 
 static void go(struct request *rq)

@@ -9,7 +9,7 @@
 
 enum direction { DIR_NONE, DIR_H2C, DIR_C2H };
 
-enum io_next { IO_DONE, IO_SUBMIT }; /* IO_SUBMIT: rq->io is filled */
+enum io_next { IO_DONE, IO_SUBMIT, IO_WAIT }; /* IO_SUBMIT: rq->io is filled; IO_WAIT: rq->io.done will be called */
 
 /* One row of the command table; the fields mean what those of nvm.NvmCommand mean in the in-process engine. */
 struct io_cmd {
@@ -58,4 +58,9 @@ static inline bool rq_fua(const struct request *rq)
 uint32_t copy_length(const struct request *rq, uint32_t *bytes);
 uint32_t copy_check(const struct request *rq);
 uint32_t copy_stage(const struct request *rq);
+struct copy_source {
+	struct bdev *bdev;
+	uint64_t start, length; /* bytes */
+};
+uint32_t copy_source(const struct request *rq, uint32_t index, struct copy_source *source); /* of an entry: 0 or a status */
 enum io_next copy_run(struct request *rq, int rc);

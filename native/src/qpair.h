@@ -20,6 +20,7 @@
 
 #include "bdev.h"
 #include "common.h"
+#include "offload.h"
 #include "pool.h"
 #include "reactor.h"
 #include "spec.h"
@@ -95,6 +96,8 @@ struct request {
 	uint8_t *buf; /* staging */
 	uint32_t stage_bytes;
 	uint8_t *heap; /* overlapping Copy */
+	struct offload_job job;
+	uint64_t routed[COPY_RANGES_MAX / 64]; /* Copy: ranges that are copied already, by another route */
 
 	/* the command at work */
 	uint32_t step, index;
