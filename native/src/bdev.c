@@ -85,6 +85,7 @@ struct bdev *bdev_open(const struct dp_bdev_config *config, struct bdev *base, u
 	memset(bdev->r, 0, n_reactors * sizeof(*bdev->r));
 	for (unsigned i = 0; i < n_reactors; i++) {
 		TAILQ_INIT(&bdev->r[i].held);
+		TAILQ_INIT(&bdev->r[i].stopped);
 		bdev->r[i].qos_timer.fn = bdev_qos_expired;
 	}
 	bdev_update_direct(bdev);
@@ -185,6 +186,7 @@ void bdev_done(struct bdev_io *io, int rc)
 		bdev_error_hook(io);
 	account(io, rc);
 	io->bdev = io->top;
+	bdev_leave(io->top, io->r);
 	io->done(io, rc);
 }
 
@@ -274,6 +276,19 @@ static int qos_hold(struct reactor *r, struct bdev_io *io)
 	return BDEV_PENDING;
 }
 
+/* Passed by what waited for bdev_resume, too. */
+int bdev_start(struct bdev_io *io)
+{
+	struct bdev *bdev = io->bdev;
+	struct bdev_reactor *br = &bdev->r[io->r->id];
+
+	br->in_flight++;
+	if (DP_UNLIKELY(atomic_load_explicit(&bdev->limited, memory_order_relaxed)) &&
+	    (!TAILQ_EMPTY(&br->held) || !qos_take(bdev, io)))
+		return qos_hold(io->r, io);
+	return bdev->ops->submit(io);
+}
+
 int bdev_submit(struct reactor *r, struct bdev_io *io)
 {
 	struct bdev *bdev = io->bdev;
@@ -285,12 +300,14 @@ int bdev_submit(struct reactor *r, struct bdev_io *io)
 	io->hook = NULL;
 	io->progress = 0;
 	io->start_ns = dp_now_ns();
-	if (DP_UNLIKELY(atomic_load_explicit(&bdev->limited, memory_order_relaxed)) &&
-	    (!TAILQ_EMPTY(&bdev->r[r->id].held) || !qos_take(bdev, io)))
-		return qos_hold(r, io);
-	rc = bdev->ops->submit(io);
+	if (DP_UNLIKELY(bdev->r[r->id].quiesced)) {
+		TAILQ_INSERT_TAIL(&bdev->r[r->id].stopped, io, link);
+		return BDEV_PENDING;
+	}
+	rc = bdev_start(io);
 	if (rc != BDEV_PENDING) {
 		account(io, rc);
+		bdev_leave(bdev, r);
 		io->bdev = bdev;
 	}
 	return rc;

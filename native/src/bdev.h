@@ -9,6 +9,7 @@
 #include <stdatomic.h>
 #include <sys/queue.h>
 
+#include "common.h"
 #include "engine.h"
 #include "pool.h"
 #include "rangelock.h"
@@ -72,6 +73,10 @@ struct bdev_reactor {
 	uint32_t unlocked;  /* operations in flight that hold no range lock */
 	uint32_t pins;      /* stretches of the bdev's memory on their way to a socket */
 	struct rmsg *on_unpinned, *on_unlocked;
+	uint32_t in_flight; /* submitted here, not done; and what goes round bdev_submit (bdev_bypass_begin) */
+	bool quiesced;
+	struct bdev_io_list stopped; /* submitted while it was quiesced */
+	struct rmsg *on_quiet;
 	struct bdev_io_list held; /* error bdev: pending for ever; QoS: waiting for tokens */
 	struct uop qos_timer;
 	struct __kernel_timespec qos_timeout;
@@ -118,6 +123,10 @@ void bdev_destroy(struct bdev *bdev);
 void bdev_facts(const struct bdev *bdev, struct dp_bdev_facts *facts);
 void bdev_stat_sum(struct bdev *bdev, struct dp_iostat *stat);
 void bdev_update_direct(struct bdev *bdev);
+/* bdev_quiesce.c: what is submitted to this very bdev waits from now on (the layers above have to be quiesced too); done
+ * when nothing of it is in flight. bdev_resume may come before that. Not for memory (bdev.direct), whose I/O asks nobody. */
+void bdev_quiesce(struct bdev *bdev, void (*done)(void *arg), void *arg);
+void bdev_resume(struct bdev *bdev, void (*done)(void *arg), void *arg);
 
 struct bdev *bdev_malloc_open(const struct dp_bdev_config *config, int *rc, char err[DP_ERR_MAX]);
 struct bdev *bdev_null_open(const struct dp_bdev_config *config, int *rc, char err[DP_ERR_MAX]);
@@ -134,10 +143,41 @@ int bdev_histogram_get(struct bdev *bdev, uint64_t **buckets, size_t *count, uns
 
 /* -- reactors */
 int bdev_submit(struct reactor *r, struct bdev_io *io);
+int bdev_start(struct bdev_io *io); /* bdev_quiesce.c */
 void bdev_done(struct bdev_io *io, int rc); /* by back ends, for what was BDEV_PENDING */
 int bdev_forward(struct bdev_io *io, struct bdev *base); /* a layer hands it down */
 void bdev_count(struct bdev *bdev, unsigned reactor, unsigned what, uint64_t bytes, uint64_t ns);
 void bdev_qos_expired(struct reactor *r, struct uop *op, int res);
+
+/* An operation is over that was counted in flight. */
+static inline void bdev_leave(struct bdev *bdev, struct reactor *r)
+{
+	struct bdev_reactor *br = &bdev->r[r->id];
+
+	if (--br->in_flight == 0 && DP_UNLIKELY(br->on_quiet)) {
+		struct rmsg *msg = br->on_quiet;
+
+		br->on_quiet = NULL;
+		msg->fn(r, msg);
+	}
+}
+
+/* For an operation on the file or device behind the bdev that does not go through bdev_submit (the drive's own Copy, a
+ * reflink). False: the bdev is quiesced; take the way through bdev_submit, which waits. */
+static inline bool bdev_bypass_begin(struct bdev *bdev, struct reactor *r)
+{
+	struct bdev_reactor *br = &bdev->r[r->id];
+
+	if (br->quiesced)
+		return false;
+	br->in_flight++;
+	return true;
+}
+
+static inline void bdev_bypass_end(struct bdev *bdev, struct reactor *r)
+{
+	bdev_leave(bdev, r);
+}
 
 static inline void bdev_pin(struct bdev *bdev, struct reactor *r)
 {
