@@ -143,6 +143,45 @@ void bdev_stat_sum(struct bdev *bdev, struct dp_iostat *stat)
 		stat->errors[i] = sum(bdev, offsetof(struct bdev_stat_r, errors) + i * sizeof(uint64_t));
 }
 
+static uint64_t load(const _Atomic uint64_t *counter)
+{
+	return atomic_load_explicit(counter, memory_order_relaxed);
+}
+
+void bdev_staging_sum(struct bdev *bdev, struct dp_staging *staging)
+{
+	uint64_t bytes[POOL_USES] = { 0 }, ops[POOL_USES] = { 0 };
+	struct dp_iostat all;
+
+	memset(staging, 0, sizeof(*staging));
+	for (unsigned i = 0; i < bdev->n_reactors; i++) {
+		const struct bdev_staging_r *from = &bdev->r[i].staging;
+
+		for (size_t p = 0; p <= POOLS_MAX; p++)
+			for (size_t use = 0; use < POOL_USES; use++) {
+				staging->pool[p].bytes[use] += load(&from->pool[p].bytes[use]);
+				staging->pool[p].ops[use] += load(&from->pool[p].ops[use]);
+			}
+		for (size_t route = 0; route < DP_COPY_ROUTES; route++)
+			staging->copy_bytes[route] += load(&from->copy_bytes[route]);
+		staging->fallbacks += load(&from->fallbacks);
+		staging->interrupted += load(&from->interrupted);
+		bytes[POOL_WRITE] += load(&from->zeroed_bytes);
+		ops[POOL_WRITE] += load(&from->zeroed_ops);
+	}
+	/* After the pools: what is counted there is counted in the totals before. */
+	bdev_stat_sum(bdev, &all);
+	for (size_t p = 1; p <= POOLS_MAX; p++)
+		for (size_t use = POOL_READ; use <= POOL_WRITE; use++) {
+			bytes[use] += staging->pool[p].bytes[use];
+			ops[use] += staging->pool[p].ops[use];
+		}
+	staging->pool[0].bytes[POOL_READ] = all.bytes_read - min_u64(all.bytes_read, bytes[POOL_READ]);
+	staging->pool[0].ops[POOL_READ] = all.num_read_ops - min_u64(all.num_read_ops, ops[POOL_READ]);
+	staging->pool[0].bytes[POOL_WRITE] = all.bytes_written - min_u64(all.bytes_written, bytes[POOL_WRITE]);
+	staging->pool[0].ops[POOL_WRITE] = all.num_write_ops - min_u64(all.num_write_ops, ops[POOL_WRITE]);
+}
+
 /* -- counting, on a reactor */
 
 static void histogram_count(_Atomic uint64_t *buckets, uint64_t ns)

@@ -29,8 +29,10 @@ struct bdev_io {
 	bool fua;   /* write, zero: on stable storage before done */
 	bool unmap; /* zero: space may be given back */
 	bool quiet; /* not counted: part of another command (Copy, Compare, Verify) */
+	uint8_t iovcnt; /* pieces of iov, which is where the data is; 0: in buf. Only for a bdev that bdev_scatters */
 	uint64_t offset, length;
 	uint8_t *buf; /* read: filled completely or the operation fails; write: unchanged until done */
+	const struct iovec *iov; /* length bytes in all, unchanged until done; a pool_buf's */
 	void (*done)(struct bdev_io *io, int rc);
 
 	/* the bdev's own */
@@ -61,11 +63,23 @@ struct bdev_ops {
 	void (*drain)(struct bdev *bdev, struct reactor *r);
 	/* Required, control thread: nothing is in flight. */
 	void (*destroy)(struct bdev *bdev);
+	bool scatters; /* data may lie in bdev_io.iov, and in peer memory; layers have it of what they lie on */
 };
 
 struct bdev_stat_r {
 	_Atomic uint64_t bytes[4], ops[4], latency[4]; /* read, write, unmap, copy */
 	_Atomic uint64_t errors[8];
+};
+
+/* Where payload rested on its way. What is not in a pool is in host memory; of Read and Write that is the difference to
+ * bdev_stat_r, so that I/O which uses no pool counts nothing here. Index 0 is used by Copy alone. */
+struct bdev_staging_r {
+	struct {
+		_Atomic uint64_t bytes[POOL_USES], ops[POOL_USES];
+	} pool[POOLS_MAX + 1];
+	_Atomic uint64_t zeroed_bytes, zeroed_ops; /* in bdev_stat_r's writes, but nothing was staged */
+	_Atomic uint64_t fallbacks, interrupted;
+	_Atomic uint64_t copy_bytes[DP_COPY_ROUTES];
 };
 
 struct bdev_reactor {
@@ -82,6 +96,7 @@ struct bdev_reactor {
 	struct __kernel_timespec qos_timeout;
 	bool qos_armed;
 	_Atomic uint64_t *histogram; /* the control thread allocates, this reactor counts */
+	struct bdev_staging_r staging;
 } __attribute__((aligned(128)));
 
 struct bdev_qos {
@@ -122,6 +137,7 @@ struct bdev *bdev_open(const struct dp_bdev_config *config, struct bdev *base, u
 void bdev_destroy(struct bdev *bdev);
 void bdev_facts(const struct bdev *bdev, struct dp_bdev_facts *facts);
 void bdev_stat_sum(struct bdev *bdev, struct dp_iostat *stat);
+void bdev_staging_sum(struct bdev *bdev, struct dp_staging *staging); /* since it was opened; dp_iostat_reset is no matter */
 void bdev_update_direct(struct bdev *bdev);
 /* bdev_quiesce.c: what is submitted to this very bdev waits from now on (the layers above have to be quiesced too); done
  * when nothing of it is in flight. bdev_resume may come before that. Not for memory (bdev.direct), whose I/O asks nobody. */
@@ -148,6 +164,16 @@ void bdev_done(struct bdev_io *io, int rc); /* by back ends, for what was BDEV_P
 int bdev_forward(struct bdev_io *io, struct bdev *base); /* a layer hands it down */
 void bdev_count(struct bdev *bdev, unsigned reactor, unsigned what, uint64_t bytes, uint64_t ns);
 void bdev_qos_expired(struct reactor *r, struct uop *op, int res);
+
+/* An operation of that use went to or from the medium; pool 0: host memory (Copy only). */
+static inline void bdev_count_staged(struct bdev *bdev, const struct reactor *r, enum pool_use use, unsigned pool,
+				     uint64_t bytes)
+{
+	struct bdev_staging_r *staging = &bdev->r[r->id].staging;
+
+	counter_add(&staging->pool[pool].bytes[use], bytes);
+	counter_add(&staging->pool[pool].ops[use], 1);
+}
 
 /* An operation is over that was counted in flight. */
 static inline void bdev_leave(struct bdev *bdev, struct reactor *r)
@@ -196,10 +222,22 @@ static inline void bdev_unpin(struct bdev *bdev, struct reactor *r)
 	}
 }
 
-static inline bool bdev_pool_allowed(const struct bdev *bdev, const struct pool *pool)
+static inline const struct bdev *bdev_bottom(const struct bdev *bdev)
 {
 	while (bdev->base)
 		bdev = bdev->base;
+	return bdev;
+}
+
+/* May it have data in pools at all? */
+static inline bool bdev_scatters(const struct bdev *bdev)
+{
+	return bdev_bottom(bdev)->ops->scatters;
+}
+
+static inline bool bdev_pool_allowed(const struct bdev *bdev, const struct pool *pool)
+{
+	bdev = bdev_bottom(bdev);
 	return atomic_load_explicit(&bdev->pools_allowed, memory_order_relaxed) >> (pool_index(pool) - 1) & 1;
 }
 

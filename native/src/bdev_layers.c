@@ -96,7 +96,7 @@ int bdev_delay_update(struct bdev *bdev, const char *latency_type, uint64_t us)
 
 /* -- error: fails, holds or damages a number of operations */
 
-enum error_how { ERROR_FAILURE = 1, ERROR_PENDING, ERROR_CORRUPT, ERROR_NOMEM };
+enum error_how { ERROR_FAILURE = 1, ERROR_PENDING, ERROR_CORRUPT, ERROR_NOMEM, ERROR_NOT_TRANSFERRED };
 
 struct injection {
 	_Atomic uint32_t left;
@@ -121,10 +121,18 @@ static uint32_t error_take(struct injection *inject)
 
 static void damage(const struct injection *inject, struct bdev_io *io)
 {
-	uint32_t offset = atomic_load(&inject->offset);
+	uint64_t offset = atomic_load(&inject->offset);
+	const struct iovec *piece = io->iov;
 
-	if (offset < io->length)
+	if (offset >= io->length)
+		return;
+	if (!io->iovcnt) {
 		io->buf[offset] = atomic_load(&inject->value);
+		return;
+	}
+	while (offset >= piece->iov_len)
+		offset -= piece++->iov_len;
+	((uint8_t *)piece->iov_base)[offset] = atomic_load(&inject->value);
 }
 
 /* A read that the base answers later is damaged when it comes (bdev_error_hook). */
@@ -157,6 +165,8 @@ static int error_submit(struct bdev_io *io)
 		if (io->op == BDEV_WRITE)
 			damage(&e->inject[BDEV_WRITE], io);
 		break;
+	case ERROR_NOT_TRANSFERRED:
+		return 0; /* a drive that says that it has read and moved nothing */
 	default:
 		break;
 	}
@@ -202,7 +212,7 @@ int bdev_error_inject(struct bdev *bdev, const char *io_type, const char *error_
 		      uint8_t value)
 {
 	static const char *const types[] = { "read", "write", "flush", "unmap", "write_zeroes" };
-	static const char *const hows[] = { "", "failure", "pending", "corrupt_data", "nomem" };
+	static const char *const hows[] = { "", "failure", "pending", "corrupt_data", "nomem", "not_transferred" };
 	struct error_bdev *e = dp_container_of(bdev, struct error_bdev, bdev);
 	bool all = strcmp(io_type, "all") == 0, clear = strcmp(io_type, "clear") == 0, found = false;
 	uint32_t how = 0;
@@ -210,7 +220,7 @@ int bdev_error_inject(struct bdev *bdev, const char *io_type, const char *error_
 	for (uint32_t i = 1; i < DP_ARRAY_LEN(hows); i++)
 		if (strcmp(error_type, hows[i]) == 0)
 			how = i;
-	if (!how && !clear)
+	if ((!how && !clear) || (how == ERROR_NOT_TRANSFERRED && !clear && strcmp(io_type, "read") != 0))
 		return -EINVAL;
 	for (size_t i = 0; i < DP_ARRAY_LEN(types); i++) {
 		struct injection *inject = &e->inject[i];

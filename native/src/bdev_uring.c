@@ -50,6 +50,22 @@ static int fallocate_mode(const struct bdev_io *io)
 	return (punch ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE) | FALLOC_FL_KEEP_SIZE;
 }
 
+/* What is still to be moved, as far as it lies in one piece. */
+static uint8_t *rest_of(const struct bdev_io *io, size_t *bytes)
+{
+	uint64_t at = io->progress;
+	const struct iovec *piece = io->iov;
+
+	if (!io->iovcnt) {
+		*bytes = io->length - at;
+		return io->buf + at;
+	}
+	while (at >= piece->iov_len)
+		at -= piece++->iov_len;
+	*bytes = piece->iov_len - at;
+	return (uint8_t *)piece->iov_base + at;
+}
+
 /* -- in place */
 
 static int rw_in_place(struct uring_bdev *u, struct bdev_io *io)
@@ -57,12 +73,13 @@ static int rw_in_place(struct uring_bdev *u, struct bdev_io *io)
 	while (io->progress < io->length) {
 		size_t left = io->length - io->progress;
 		off_t at = (off_t)(io->offset + io->progress);
+		uint8_t *p = io->op == BDEV_ZERO || io->op == BDEV_UNMAP ? NULL : rest_of(io, &left);
 		ssize_t n;
 
 		if (io->op == BDEV_READ)
-			n = pread(u->fd, io->buf + io->progress, left, at);
+			n = pread(u->fd, p, left, at);
 		else if (io->op == BDEV_WRITE)
-			n = pwrite(u->fd, io->buf + io->progress, left, at);
+			n = pwrite(u->fd, p, left, at);
 		else
 			n = pwrite(u->fd, zeroes, left < ZERO_CHUNK ? left : ZERO_CHUNK, at);
 		if (n < 0 && errno == EINTR)
@@ -97,6 +114,23 @@ static int in_place(struct uring_bdev *u, struct bdev_io *io)
 
 /* -- through the ring */
 
+static void prep_rw(const struct uring_bdev *u, const struct bdev_io *io, struct io_uring_sqe *sqe)
+{
+	bool whole = io->iovcnt && io->progress == 0;
+	uint64_t at = io->offset + io->progress;
+	size_t left = 0;
+	uint8_t *p = whole ? NULL : rest_of(io, &left);
+
+	if (io->op == BDEV_READ && whole)
+		io_uring_prep_readv(sqe, u->fd, io->iov, io->iovcnt, at);
+	else if (io->op == BDEV_READ)
+		io_uring_prep_read(sqe, u->fd, p, (unsigned)left, at);
+	else if (whole)
+		io_uring_prep_writev(sqe, u->fd, io->iov, io->iovcnt, at);
+	else
+		io_uring_prep_write(sqe, u->fd, p, (unsigned)left, at);
+}
+
 static void submit_step(struct bdev_io *io)
 {
 	struct uring_bdev *u = dp_container_of(io->bdev, struct uring_bdev, bdev);
@@ -105,10 +139,7 @@ static void submit_step(struct bdev_io *io)
 
 	switch (io->step) {
 	case RW:
-		if (io->op == BDEV_READ)
-			io_uring_prep_read(sqe, u->fd, io->buf + io->progress, (unsigned)left, at);
-		else
-			io_uring_prep_write(sqe, u->fd, io->buf + io->progress, (unsigned)left, at);
+		prep_rw(u, io, sqe);
 		if (io->fua && !atomic_load(&u->no_dsync))
 			sqe->rw_flags = RWF_DSYNC;
 		break;
@@ -257,7 +288,12 @@ static void uring_destroy(struct bdev *bdev)
 	free(u);
 }
 
-static const struct bdev_ops uring_ops = { .submit = uring_submit, .resize = uring_resize, .destroy = uring_destroy };
+static const struct bdev_ops uring_ops = {
+	.submit = uring_submit,
+	.resize = uring_resize,
+	.destroy = uring_destroy,
+	.scatters = true,
+};
 
 /* Can single blocks be read past the cache, into memory that is aligned to a block? */
 static bool direct_works(int fd, uint32_t block_size)

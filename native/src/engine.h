@@ -102,7 +102,8 @@ int dp_bdev_set_qos(const char *name, uint64_t rw_ios_per_sec, uint64_t rw_mbyte
 int dp_bdev_histogram_enable(const char *name, bool enable);
 /* SPDK's histogram: buckets of 2^bucket_shift sub-buckets for each power of two of nanoseconds. Caller frees. */
 int dp_bdev_histogram_get(const char *name, uint64_t **buckets, size_t *count, unsigned *bucket_shift);
-/* error bdev: type "read|write|flush|unmap|all", how "failure|pending|corrupt_data|nomem", num times (0: stop). */
+/* error bdev: type "read|write|flush|unmap|all", how "failure|pending|corrupt_data|nomem|not_transferred", num times (0:
+ * stop). not_transferred: a read succeeds and leaves the buffer as it was. */
 int dp_bdev_error_inject(const char *name, const char *io_type, const char *error_type, uint32_t num,
 			 uint32_t corrupt_offset, uint8_t corrupt_value);
 int dp_bdev_delay_update(const char *name, const char *latency_type, uint64_t us);
