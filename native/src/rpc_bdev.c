@@ -149,7 +149,7 @@ void rpc_bdev_null_create(struct rpc_request *request, const void *params)
 	create_ram(request, "bdev_null_create", DP_BDEV_NULL, params);
 }
 
-static void create_file(struct rpc_request *request, const char *method, const struct rpc_bdev_create *p)
+static void create_file(struct rpc_request *request, const char *method, const struct rpc_bdev_create *p, bool fallocate)
 {
 	const struct dp_bdev_config config = {
 		.kind = DP_BDEV_URING,
@@ -159,7 +159,7 @@ static void create_file(struct rpc_request *request, const char *method, const s
 		.filename = p->filename,
 		.readonly = p->readonly,
 		.direct = true,
-		.fallocate = p->fallocate,
+		.fallocate = fallocate,
 	};
 
 	create(request, method, &config,
@@ -170,12 +170,14 @@ static void create_file(struct rpc_request *request, const char *method, const s
 
 void rpc_bdev_uring_create(struct rpc_request *request, const void *params)
 {
-	create_file(request, "bdev_uring_create", params);
+	create_file(request, "bdev_uring_create", params, true); /* this method has no such parameter: always */
 }
 
 void rpc_bdev_aio_create(struct rpc_request *request, const void *params)
 {
-	create_file(request, "bdev_aio_create", params);
+	const struct rpc_bdev_create *p = params;
+
+	create_file(request, "bdev_aio_create", p, p->fallocate);
 }
 
 void rpc_bdev_delay_create(struct rpc_request *request, const void *params)
