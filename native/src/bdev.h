@@ -124,6 +124,8 @@ struct bdev {
 	struct bdev *base; /* below a layer */
 	unsigned layers;   /* above it; control thread */
 	bool deleting;
+	struct nvme_pass *nvme;   /* uring: the drive's own commands may be used; NULL: not */
+	struct reflink *reflink;  /* uring: a file whose file system may share extents */
 	_Atomic uint64_t pools_allowed; /* bit i: pool of index i + 1; of the lowest bdev of a stack */
 	struct bdev_reactor *r; /* one for each reactor */
 	unsigned n_reactors;

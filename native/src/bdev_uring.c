@@ -21,6 +21,8 @@
 
 #include "bdev.h"
 #include "common.h"
+#include "nvme_pass.h"
+#include "reflink.h"
 
 #define ZERO_CHUNK (128u << 10)
 
@@ -284,6 +286,8 @@ static void uring_destroy(struct bdev *bdev)
 {
 	struct uring_bdev *u = dp_container_of(bdev, struct uring_bdev, bdev);
 
+	nvme_pass_close(bdev->nvme);
+	reflink_close(bdev->reflink);
 	close(u->fd);
 	free(u);
 }
@@ -371,6 +375,7 @@ static void choose_way(const struct dp_bdev_config *config, struct uring_bdev *u
 		if (fd >= 0 && direct_works(fd, u->bdev.block_size)) {
 			close(u->fd);
 			u->fd = fd;
+			u->bdev.nvme = nvme_pass_open(fd, (unsigned)__builtin_ctz(u->bdev.block_size));
 		} else if (fd >= 0) {
 			close(fd);
 		}
@@ -398,6 +403,7 @@ struct bdev *bdev_uring_open(const struct dp_bdev_config *config, int *rc, char 
 		return NULL;
 	}
 	choose_way(config, u);
+	u->bdev.reflink = reflink_open(u->fd);
 	u->bdev.ops = &uring_ops;
 	u->bdev.write_cache = true;
 	u->bdev.unmap = !u->bdev.readonly && config->fallocate;

@@ -5,11 +5,12 @@
  */
 #include <assert.h>
 
-#include "io.h"
+#include "io_pass.h"
 
 #define VERIFY_CHUNK (128u << 10)
 #define DSM_RANGE_BYTES 16u
 #define DSM_DEALLOCATE 0x4u
+#define STEP_PASS UINT32_MAX /* the drive does it by itself (io_pass.h) */
 
 static uint32_t rw_length(const struct request *rq, uint32_t *bytes)
 {
@@ -48,6 +49,15 @@ static enum io_next submit(struct request *rq, enum bdev_op op, uint64_t offset,
 	return IO_SUBMIT;
 }
 
+/* The payload, wherever it is. */
+static enum io_next submit_data(struct request *rq, enum bdev_op op)
+{
+	submit(rq, op, start_of(rq), rq->length, rq->buf);
+	if (DP_UNLIKELY(rq->pbuf != NULL))
+		io_pool_place(&rq->io, rq->pbuf);
+	return IO_SUBMIT;
+}
+
 /* Commit what is cached, then read it from the medium (NVM 3.3.4, FUA). True: the flush is the next operation. */
 static bool flush_first(struct request *rq, int rc)
 {
@@ -62,12 +72,14 @@ static bool flush_first(struct request *rq, int rc)
 
 static enum io_next read_run(struct request *rq, int rc)
 {
+	if (DP_UNLIKELY(rq->pbuf != NULL) && rq->step == 2)
+		return io_pool_read_over(rq, rc);
 	if (rc < 0)
 		return fail_with(rq, rc);
 	if (flush_first(rq, rc))
 		return IO_SUBMIT;
 	if (rq->step == 1)
-		return submit(rq, BDEV_READ, start_of(rq), rq->length, rq->buf);
+		return submit_data(rq, BDEV_READ);
 	rq->filled = rq->length; /* all of it or an error: the back end's contract */
 	rq->tx_data = rq->buf;
 	rq->tx_len = rq->length;
@@ -76,14 +88,25 @@ static enum io_next read_run(struct request *rq, int rc)
 
 static enum io_next write_run(struct request *rq, int rc)
 {
+	if (DP_UNLIKELY(rq->pbuf != NULL) && rq->step == 1)
+		return io_pool_write_over(rq, rc);
 	if (rc < 0)
 		return fail_with(rq, rc);
 	if (rq->step == 0) {
-		submit(rq, BDEV_WRITE, start_of(rq), rq->length, rq->buf);
+		submit_data(rq, BDEV_WRITE);
 		rq->io.fua = rq_fua(rq);
 		return IO_SUBMIT;
 	}
 	return IO_DONE;
+}
+
+/* Before anything is read: can the drive do it? */
+static bool by_drive(struct request *rq)
+{
+	if (rq->step != 1 || !io_pass_start(rq))
+		return false;
+	rq->step = STEP_PASS;
+	return true;
 }
 
 /* The host's data in the first half of the buffer, the medium's in the second. */
@@ -98,8 +121,14 @@ static enum io_next compare_run(struct request *rq, int rc)
 		return fail_with(rq, rc);
 	if (flush_first(rq, rc))
 		return IO_SUBMIT;
-	if (rq->step == 1)
+	if (by_drive(rq))
+		return IO_WAIT;
+	if (rq->step == STEP_PASS && rq->passed)
+		return IO_DONE;
+	if (rq->step == 1 || rq->step == STEP_PASS) {
+		rq->step = 1;
 		return submit(rq, BDEV_READ, start_of(rq), rq->length, rq->buf + rq->length);
+	}
 	if (memcmp(rq->buf, rq->buf + rq->length, rq->length) != 0) {
 		counter_add(&rq->ns->bdev->r[rq->q->r->id].stat.errors[5], 1);
 		rq->status = ST_COMPARE_FAILURE | ST_DNR;
@@ -120,8 +149,14 @@ static enum io_next verify_run(struct request *rq, int rc)
 		return fail_with(rq, rc);
 	if (flush_first(rq, rc))
 		return IO_SUBMIT;
-	if (rq->step == 1)
+	if (by_drive(rq))
+		return IO_WAIT;
+	if (rq->step == STEP_PASS && rq->passed)
+		return IO_DONE;
+	if (rq->step == 1 || rq->step == STEP_PASS) {
+		rq->step = 1;
 		rq->done_bytes = 0;
+	}
 	if (rq->done_bytes == total)
 		return IO_DONE;
 	chunk = min_u64(VERIFY_CHUNK, total - rq->done_bytes);
@@ -139,6 +174,8 @@ static enum io_next zeroes_run(struct request *rq, int rc)
 		rq->io.unmap = rq->cdw12 >> 25 & 1;
 		return IO_SUBMIT;
 	}
+	counter_add(&rq->ns->bdev->r[rq->q->r->id].staging.zeroed_bytes, rq->io.length);
+	counter_add(&rq->ns->bdev->r[rq->q->r->id].staging.zeroed_ops, 1);
 	return IO_DONE;
 }
 

@@ -98,6 +98,8 @@ struct request {
 	uint8_t *heap; /* overlapping Copy */
 	struct offload_job job;
 	uint64_t routed[COPY_RANGES_MAX / 64]; /* Copy: ranges that are copied already, by another route */
+	uint16_t ranges, route_end;
+	bool passed; /* Compare, Verify: the drive has answered */
 
 	/* the command at work */
 	uint32_t step, index;
