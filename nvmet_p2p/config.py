@@ -34,6 +34,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ``auto`` is ``native`` where that is possible and else ``inprocess``. ``cpumask`` (as SPDK's ``-m``), ``spin_us``
     (microseconds of polling after work) and ``pool_mib`` (staging memory) are the helper's.
 
+    ``tcp_congestion`` is a congestion control of the kernel for the connections of the listeners, ``system`` for the
+    system's default, or ``auto`` for that unless it is BBR (see ``server.listener``).
+
     Times are in seconds, ``listen_backlog`` and ``unconnected_peers_max`` are numbers of connections,
     ``metrics_listen`` is ``host:port`` (``[host]:port`` for IPv6) or empty for no metrics.
     """
@@ -51,6 +54,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     connect_timeout_s: Annotated[float, Meta(gt=0, le=600)] = limits.CONNECT_TIMEOUT_S
     unconnected_peers_max: Annotated[int, Meta(ge=1, le=1_000_000)] = limits.UNCONNECTED_PEERS_MAX
     listen_backlog: Annotated[int, Meta(ge=1, le=65535)] = 1024
+    tcp_congestion: Annotated[str, Meta(pattern="^[a-z0-9_-]{1,15}$")] = "auto"
 
     @property
     def metrics_address(self) -> tuple[str, int] | None:

@@ -64,6 +64,9 @@ def main() -> None:
 @click.option("--metrics-listen", metavar="HOST:PORT", help="Serve Prometheus metrics here [default: off]")
 @click.option("--connect-timeout-s", type=float, help="Time a peer has for ICReq and Connect [default: 10]")
 @click.option("--unconnected-peers-max", type=int, help="Sockets without a Connect kept at once [default: 4096]")
+@click.option(
+    "--tcp-congestion", help="Congestion control of the connections: a name, system or auto [default: auto: not BBR]"
+)
 @click.option("--listen-backlog", type=int, help="listen(2) backlog of each listener [default: 1024]")
 def serve(config_file: Path | None, **overrides: Any) -> None:
     """Run the target in the foreground, until SIGTERM or SIGINT."""

@@ -46,7 +46,7 @@ class Fabric:
             io_counters=dataplane.iostat,
         )
         self.target.on_deadline = self.rearm_timers
-        self.listeners = Listeners(self._accepted, settings.listen_backlog)
+        self.listeners = Listeners(self._accepted, settings.listen_backlog, settings.tcp_congestion)
         self._sessions: dict[Session, asyncio.Task[None]] = {}
         self._unconnected: dict[Session, None] = {}  # oldest first
         self._admin: dict[ControllerKey, Session] = {}

@@ -26,10 +26,36 @@ PAUSE_S: Final = 0.1
 _FAMILY: Final = {"IPv4": socket.AF_INET, "IPv6": socket.AF_INET6}
 _OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
+CONGESTION_AUTO: Final = "auto"
+CONGESTION_SYSTEM: Final = "system"
+_UNPACED: Final = ("cubic", "reno")
+
 OnAccept = Callable[[socket.socket, ListenAddress], None]
 
 
-def bind(address: ListenAddress, backlog: int) -> socket.socket:
+def choose_congestion(sock: socket.socket, wanted: str) -> str:
+    """Sets TCP_CONGESTION of a listening socket, which those that it accepts inherit; the algorithm's name.
+
+    ``system`` leaves it, ``auto`` leaves it too unless that is BBR: its pacing timer fires for each burst, which costs
+    a target on a fast network a third of its throughput (docs/performance.md). Raises ``OSError`` for another name that
+    the kernel does not have.
+    """
+    current = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0").decode()
+    if wanted == CONGESTION_SYSTEM or (wanted == CONGESTION_AUTO and not current.startswith("bbr")):
+        return current
+    names = _UNPACED if wanted == CONGESTION_AUTO else (wanted,)
+    for name in names:
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name.encode())
+        except OSError as error:
+            if wanted != CONGESTION_AUTO:
+                raise OSError(error.errno, f"TCP congestion control {name!r} is not available") from error
+            continue
+        return name
+    return current
+
+
+def bind(address: ListenAddress, backlog: int, congestion: str = CONGESTION_AUTO) -> socket.socket:
     """A listening, non-blocking socket for ``address``. Raises ``OperatorError`` with the negated errno."""
     try:
         sock = socket.socket(_FAMILY[address.adrfam], socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
@@ -46,6 +72,7 @@ def bind(address: ListenAddress, backlog: int) -> socket.socket:
             type=socket.SOCK_STREAM,
             flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
         )
+        choose_congestion(sock, congestion)
         sock.bind(info[0][4])
         sock.listen(backlog)
     except (OSError, ValueError) as error:
@@ -62,20 +89,28 @@ def bind(address: ListenAddress, backlog: int) -> socket.socket:
 class Listeners:
     """The listening sockets by address; each accepted socket goes to ``on_accept``."""
 
-    def __init__(self, on_accept: OnAccept, backlog: int) -> None:
+    def __init__(self, on_accept: OnAccept, backlog: int, congestion: str = CONGESTION_AUTO) -> None:
         self._on_accept = on_accept
         self._backlog = backlog
+        self._congestion = congestion
         self._sockets: dict[ListenAddress, socket.socket] = {}
 
     def bind(self, address: ListenAddress) -> socket.socket:
         """A socket for a later ``start``. Raises ``OperatorError``."""
-        return bind(address, self._backlog)
+        return bind(address, self._backlog, self._congestion)
 
     def start(self, address: ListenAddress, sock: socket.socket) -> None:
         """Accepts on ``sock`` from now on."""
         self._sockets[address] = sock
         asyncio.get_running_loop().add_reader(sock.fileno(), self._accept, address, sock)
-        log.info("listener.started", traddr=address.traddr, trsvcid=address.trsvcid, trtype=address.trtype)
+        algorithm = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0").decode()
+        log.info(
+            "listener.started",
+            traddr=address.traddr,
+            trsvcid=address.trsvcid,
+            trtype=address.trtype,
+            tcp_congestion=algorithm,
+        )
 
     def stop(self, address: ListenAddress) -> None:
         """Closes the socket of ``address``; one that never started is no error."""

@@ -61,6 +61,7 @@ def test_the_example_file_holds_every_key_at_its_default() -> None:
         ("connect_timeout_s = 0", "connect_timeout_s: Expected `float` > 0"),
         ("unconnected_peers_max = true", "unconnected_peers_max: Expected `int`, got `bool`"),
         ("dataplane = 'fast'", "dataplane: Invalid enum value 'fast'"),
+        ("tcp_congestion = 'Cubic; '", "tcp_congestion: Expected `str` matching regex"),
         ("spin_us = -1", "spin_us: Expected `int` >= 0"),
         ("pool_mib = 0", "pool_mib: Expected `int` >= 1"),
         ("state_dir = 1", "state_dir: Expected a path, got `int`"),
