@@ -3,6 +3,8 @@
 lab_guest   one guest for the whole session, booted at its first use
 guest       the same, clean: what a test leaves behind is undone, and a fault in the guest's kernel fails the test
 boot        boots further guests with a hardware of the test's choice
+p2p_guest   one guest for the session with drives that have a CMB, at the places that matter for peer-to-peer DMA
+inside      the target running in that guest, clean
 
 Without QEMU the tests are skipped and say so; with NVMET_P2P_LAB=require they fail.
 """
@@ -15,9 +17,21 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from nvmet_p2p.dataplane.native.process import find_program
+from tests.lab import trace
+from tests.lab.inside import InsideTarget
 from tests.lab.lab import Guest, unavailable
 from tests.lab.machine import Machine
-from tests.lab.monitor import splats
+from tests.lab.monitor import KernelMessage, splats
+
+P2P_MACHINE = Machine(
+    nvme=("A:sw1:300:64", "B:sw1:300:64", "C:rc:64:64", "D:rp:64:64", "N:sw1:64", "T:rp:64:2"),
+    target=True,
+    net=False,
+    trace=trace.EVENTS,
+)
+"""A and B, with a CMB each, and N without one behind a switch; C on the root complex; D and T behind root ports of their
+own. T's CMB is the smallest that Linux takes."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -52,8 +66,12 @@ def guest(lab_guest: Guest) -> Iterator[Guest]:
     yield lab_guest
     faults = splats(lab_guest.messages()[before if lab_guest.boots == boots else 0 :])
     lab_guest.reset()
+    _no_faults(lab_guest, faults)
+
+
+def _no_faults(guest: Guest, faults: tuple[KernelMessage, ...]) -> None:
     if faults:
-        lab_guest.stop()  # the next test is not to suffer from it
+        guest.stop()  # the next test is not to suffer from it
         pytest.fail("the guest's kernel complains:\n" + "\n".join(map(str, faults)), pytrace=False)
 
 
@@ -69,3 +87,42 @@ def boot() -> Iterator[Callable[[Machine], Guest]]:
             return guest
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def p2p_guest() -> Iterator[Guest]:
+    """One guest for all tests that have the target beside emulated drives."""
+    _need_lab()
+    need_dataplane()
+    with Guest(P2P_MACHINE) as guest:
+        guest.boot()
+        yield guest
+
+
+def need_dataplane() -> None:
+    if find_program() is None:
+        why = "nvmet-p2p-dataplane is not built: make native"
+        if os.environ.get("NVMET_P2P_NATIVE") == "require":
+            pytest.fail(why, pytrace=False)
+        pytest.skip(why)
+
+
+@pytest.fixture(scope="session")
+def inside_daemon(p2p_guest: Guest) -> Iterator[InsideTarget]:
+    target = InsideTarget(p2p_guest)
+    yield target
+    target.close()
+
+
+@pytest.fixture
+def inside(inside_daemon: InsideTarget) -> Iterator[InsideTarget]:
+    """The target in the guest with nothing configured; what the test made of it and of the guest is undone."""
+    target, guest = inside_daemon, inside_daemon.guest
+    target.start()
+    boots, before = guest.boots, len(guest.messages())
+    yield target
+    faults = splats(guest.messages()[before if guest.boots == boots else 0 :])
+    guest.reset()
+    if guest.alive and target.up():
+        target.clear()
+    _no_faults(guest, faults)

@@ -1,11 +1,12 @@
 """Builds what a lab guest boots from, once, into a cache folder.
 
-Four parts, each in its own folder of the cache, named after a hash of its recipe (so a changed recipe is a new folder):
+Parts, each in its own folder of the cache, named after a hash of its recipe (so a changed recipe is a new folder):
 
     userland-HASH/   root.img (ext4, the whole guest userland), busybox, tools/ (kmod, run on the host), versions
     kernel-HASH/     vmlinux (uncompressed ELF: boots by PVH without decompression), modules.img, boot/, kernel.json
     boot-HASH/       initramfs.cpio: busybox, the few modules needed to mount root.img, and guest/
     qemu-HASH/       another QEMU than the host's own (on demand)
+    runtime-HASH/    the target's own Python and libraries, for guests that run the target (on demand, see runtime.py)
 
 A part is built in a temporary folder and renamed into place when it is complete; a lock file serializes builders.
 Packages come from the mirror that the machine's own apt is set up with, through a private apt state inside the cache:
@@ -101,9 +102,9 @@ def ensure(kernel: str = "backports") -> Image:
     kernel: "backports" (the pinned kernel of trixie-backports, else the newest one there), "stable" (Debian 13's own)
     or an ABI name such as "6.12.43+deb13-amd64".
     """
-    userland = _part("userland", _userland_recipe(), _build_userland)
-    kern = _part("kernel", [*_kernel_recipe(kernel), userland.name], lambda d: _build_kernel(d, kernel, userland))
-    boot = _part("boot", [userland.name, kern.name, *_guest_files()], lambda d: _build_initramfs(d, userland, kern))
+    userland = part("userland", _userland_recipe(), _build_userland)
+    kern = part("kernel", [*_kernel_recipe(kernel), userland.name], lambda d: _build_kernel(d, kernel, userland))
+    boot = part("boot", [userland.name, kern.name, *_guest_files()], lambda d: _build_initramfs(d, userland, kern))
     abi = json.loads((kern / "kernel.json").read_text())["abi"]
     return Image(
         vmlinux=kern / "vmlinux",
@@ -118,13 +119,13 @@ def qemu(version: str) -> Path:
     """A QEMU of another version ("10", "11") as a program to run, fetched on first use."""
     if version not in QEMUS:
         raise ImageError(f"no QEMU {version!r} known; there are: {', '.join(QEMUS)}")
-    return _part("qemu", ["1", version, *QEMUS[version]], lambda d: _build_qemu(d, version)) / "qemu"
+    return part("qemu", ["1", version, *QEMUS[version]], lambda d: _build_qemu(d, version)) / "qemu"
 
 
 # Cache
 
 
-def _part(kind: str, recipe: Iterable[str], build: Callable[[Path], None]) -> Path:
+def part(kind: str, recipe: Iterable[str], build: Callable[[Path], None]) -> Path:
     """The folder of one part; build(folder) fills it where it is not there yet."""
     digest = hashlib.sha256("\0".join(recipe).encode()).hexdigest()[:16]
     final = cache_dir() / f"{kind}-{digest}"
@@ -177,7 +178,7 @@ def _remove_unused(days: float = UNUSED_DAYS) -> None:
     for folder in cache_dir().glob("*-*"):
         if folder.name.startswith("tmp-"):
             shutil.rmtree(folder, ignore_errors=True)
-        elif re.fullmatch(r"(userland|kernel|boot|qemu)-[0-9a-f]{16}", folder.name):
+        elif re.fullmatch(r"(userland|kernel|boot|qemu|runtime)-[0-9a-f]{16}", folder.name):
             with contextlib.suppress(FileNotFoundError):
                 if (folder / "used").stat().st_mtime < oldest:
                     shutil.rmtree(folder, ignore_errors=True)

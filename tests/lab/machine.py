@@ -7,7 +7,7 @@ import os
 import shlex
 from pathlib import Path
 
-from tests.lab import image
+from tests.lab import image, runtime
 
 CPU_EMULATED = "qemu64,vendor=AuthenticAMD,family=23"
 """Few features, hence little patching at boot. An AMD family of 23 or more lets Linux do peer-to-peer DMA through the
@@ -28,7 +28,10 @@ class Machine:
         rp          a root port of its own
         rc          on the root complex
         sw1, sw2    behind switch 1 or 2 (an x3130 upstream port, and a downstream port for each controller)
-      The drive's file is ID.img in the run folder; key=value are more properties of QEMU's nvme device.
+      The drive's file is ID.img in the run folder; key=value are more properties of QEMU's nvme device, ns.key=value of
+      its namespace. A controller's only namespace has the NSID of its position here (1 for the first): QEMU's trace
+      events name no controller, but they name the namespace.
+    target: the target can run in the guest (inside.py).
     share: host folders, TAG -> folder, mounted at /mnt/TAG in the guest.
     trace: QEMU trace event patterns; the log is `trace` in the run folder.
     """
@@ -52,6 +55,7 @@ class Machine:
     qemu_args: tuple[str, ...] = ()
     """More QEMU arguments; each is split like a shell's."""
     machine_type: str = "q35"
+    target: bool = False
 
 
 def command(machine: Machine, run: Path, boot: image.Image, *, terminal: bool = False, append: str = "") -> list[str]:
@@ -80,6 +84,8 @@ def command(machine: Machine, run: Path, boot: image.Image, *, terminal: bool = 
     args += ["-device", "virtio-rng-pci,addr=0x5"]
     if machine.net:
         args += ["-netdev", "user,id=net0", "-device", "virtio-net-pci,netdev=net0,addr=0x6,romfile="]
+    if machine.target:
+        args += _target(run)
     for tag, folder in (("lab", run / "lab"), *machine.share):
         args += ["-fsdev", f"local,id=fs-{tag},path={folder.resolve()},security_model=none,multidevs=remap"]
         args += ["-device", f"virtio-9p-pci,fsdev=fs-{tag},mount_tag={tag}"]
@@ -91,6 +97,19 @@ def command(machine: Machine, run: Path, boot: image.Image, *, terminal: bool = 
     for more in machine.qemu_args:
         args += shlex.split(more)
     return args
+
+
+def _target(run: Path) -> list[str]:
+    """The disks with the target, and the port to its admin API."""
+    runtime.source_image(run / "source.img")
+    (run / "lab" / "target").parent.mkdir(exist_ok=True)
+    (run / "lab" / "target").write_text(f"{runtime.ROOT}\n")
+    args: list[str] = []
+    for address, name, file in ((7, "lab-runtime", runtime.image()), (8, "lab-source", run / "source.img")):
+        args += ["-drive", f"file={file},if=none,format=raw,readonly=on,file.locking=off,id={name}"]
+        args += ["-device", f"virtio-blk-pci,drive={name},serial={name},addr={address:#x}"]
+    args += ["-chardev", f"socket,id=rpc,path={run}/rpc,server=on,wait=off"]
+    return [*args, "-device", "virtserialport,bus=ports.0,chardev=rpc,name=lab.rpc"]
 
 
 def _emulator(name: str) -> list[str]:
@@ -115,7 +134,7 @@ def topology(specs: tuple[str, ...], run: Path) -> list[str]:
                      f"addr={0xF + root_ports:#x}"])  # fmt: skip
         return name
 
-    for spec in specs:
+    for nsid, spec in enumerate(specs, 1):
         ident, port, size, cmb, extra = (*spec.split(":", 4), "", "")[:5]
         if not ident or not size.isdigit() or (cmb and not cmb.isdigit()):
             raise ValueError(f"{spec!r} is not ID:PORT:SIZE_MB[:CMB_MB[:key=value,...]]")
@@ -138,8 +157,12 @@ def topology(specs: tuple[str, ...], run: Path) -> list[str]:
         with open(drive, "wb") as handle:
             handle.truncate(int(size) << 20)
         args += ["-drive", f"file={drive},if=none,format=raw,cache=unsafe,discard=unmap,id=drive-{ident}"]
-        properties = ["nvme", f"id={ident}", f"serial={ident}", f"drive=drive-{ident}", f"bus={bus}"]
+        more = [words.strip() for words in extra.split(",") if words.strip()]
+        properties = ["nvme", f"id={ident}", f"serial={ident}", f"bus={bus}"]
         properties += [f"cmb_size_mb={cmb}"] if cmb and int(cmb) else []
-        properties += [extra] if extra else []
-        args += ["-device", ",".join(properties)]
+        args += ["-device", ",".join([*properties, *(word for word in more if not word.startswith("ns."))])]
+        properties = ["nvme-ns", f"bus={ident}", f"nsid={nsid}", f"drive=drive-{ident}"]
+        given = [word.removeprefix("ns.") for word in more if word.startswith("ns.")]
+        properties += [] if any(word.startswith("shared=") for word in given) else ["shared=off"]
+        args += ["-device", ",".join([*properties, *given])]
     return args
