@@ -30,8 +30,8 @@ P2P_MACHINE = Machine(
     net=False,
     trace=trace.EVENTS,
 )
-"""A and B, with a CMB each, and N without one behind a switch; C on the root complex; D and T behind root ports of their
-own. T's CMB is the smallest that Linux takes."""
+"""A and B, with a CMB each, and N without one behind a switch; C on the root complex; D and T behind root ports.
+T's CMB is the smallest that Linux takes."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
