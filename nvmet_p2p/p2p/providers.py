@@ -139,7 +139,7 @@ def _why_not(proc: Proc, device: Device, cmb: CmbCaps | None) -> tuple[str, str,
             f"its CMB of {cmb.size} bytes was not registered",
             f"see dmesg for nvme {device.bdf} (failed to register the CMB)",
         )
-    return "no-cmb", "it has no Controller Memory Buffer", "use the CMB of another drive"
+    return "no-cmb", "the kernel sees no Controller Memory Buffer in it", "use the CMB of another drive"
 
 
 def _unaligned(device: Device, cmb: CmbCaps | None) -> str:

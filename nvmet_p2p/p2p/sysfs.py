@@ -101,7 +101,7 @@ class ConfigSpace:
             self.size = os.fstat(fd).st_size
         except OSError:
             self.size = 0
-        self.complete = self.size <= 64 or len(self.read(64, 4)) == 4
+        self.complete = len(self.read(64, 4)) == 4
 
     def read(self, offset: int, count: int) -> bytes:
         """Up to ``count`` bytes at ``offset``."""

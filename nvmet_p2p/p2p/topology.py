@@ -76,6 +76,7 @@ class Device:
     numa_node: int | None = None
     bars: tuple[Bar, ...] = ()
     names: tuple[str, ...] = ()  # "nvme0", "eth0": what the kernel calls it above PCI
+    virtual_function: bool = False
 
     @property
     def is_bridge(self) -> bool:
@@ -119,11 +120,11 @@ class Topology:
         """
         proc = proc or Proc()
         places = {bdf: real for bdf in sysfs.names(PCI) if (real := sysfs.real(PCI, bdf)) is not None}
-        wanted = _wanted(sysfs, places)
+        wanted, names = _wanted(sysfs, places), _names(sysfs, places)
         devices = {
             bdf: device
             for bdf in places
-            if (device := _read_device(sysfs, bdf, places[bdf], config=bdf in wanted)) is not None
+            if (device := _read_device(sysfs, bdf, places[bdf], names.get(bdf, ()), config=bdf in wanted)) is not None
         }
         hosts = _host_bridges(devices.values(), proc.kernel)
         providers = read_providers(sysfs, proc, devices.values(), registers or {})
@@ -176,7 +177,19 @@ def _above(bdf: str, real: str) -> tuple[str, tuple[str, ...]]:
     return host, tuple(reversed(bridges))
 
 
-def _read_device(sysfs: Sysfs, bdf: str, real: str, *, config: bool) -> Device | None:
+def _names(sysfs: Sysfs, places: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """What hangs on each device: nvme controllers and network interfaces."""
+    names: dict[str, tuple[str, ...]] = {}
+    for kind in ("class/nvme", "class/net"):
+        for name in sysfs.names(kind):
+            real = sysfs.real(kind, name, "device") or sysfs.real(kind, name) or ""
+            above = next((part for part in reversed(real.split("/")) if part in places), None)
+            if above is not None:
+                names[above] = (*names.get(above, ()), name)
+    return names
+
+
+def _read_device(sysfs: Sysfs, bdf: str, real: str, names: tuple[str, ...], *, config: bool) -> Device | None:
     vendor, device, code = (sysfs.number(PCI, bdf, name) for name in ("vendor", "device", "class"))
     if vendor is None or device is None or code is None:
         return None
@@ -200,7 +213,8 @@ def _read_device(sysfs: Sysfs, bdf: str, real: str, *, config: bool) -> Device |
         translated=kind in TRANSLATING,
         numa_node=numa if numa is not None and numa >= 0 else None,
         bars=_bars(sysfs.text(PCI, bdf, "resource") or "") if config else (),
-        names=sysfs.names(PCI, bdf, "nvme") + sysfs.names(PCI, bdf, "net") if config else (),
+        names=names,
+        virtual_function=sysfs.exists(PCI, bdf, "physfn"),
     )
 
 
