@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from nvmet_p2p import __version__, config
-from nvmet_p2p.cli import bench
+from nvmet_p2p.cli import bench, p2p
 from nvmet_p2p.cli.client import RpcClient
 from nvmet_p2p.errors import ConfigError, NvmetP2PError
 
@@ -158,6 +158,7 @@ def demo(
 
 
 main.add_command(bench.command)
+main.add_command(p2p.command)
 
 
 def _print_json(value: Any) -> None:
