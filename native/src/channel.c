@@ -221,6 +221,99 @@ void channel_upcall(struct dp_queue_key key, uint64_t token, const uint8_t sqe[6
 	put(CHANNEL_UPCALL, &message, sizeof(message), data, len);
 }
 
+/* -- NVMe/RDMA ----------------------------------------------------------------------------------------------------- */
+
+static void rdma_connected(const struct dp_rdma_connected *from)
+{
+	struct channel_rdma_connected message = {.conn = from->conn,
+						 .port = from->local_port,
+						 .adrfam = from->adrfam,
+						 .peer_port = from->peer_port,
+						 .qid = from->qid,
+						 .hsqsize = from->hsqsize,
+						 .hrqsize = from->hrqsize,
+						 .cntlid = from->cntlid};
+
+	memcpy(message.local, from->local, sizeof(message.local));
+	memcpy(message.peer, from->peer, sizeof(message.peer));
+	put(CHANNEL_RDMA_CONNECTED, &message, sizeof(message), NULL, 0);
+}
+
+static void rdma_capsule(uint64_t conn, const uint8_t sqe[64], const void *icd, uint32_t icd_len)
+{
+	struct channel_rdma_capsule message = {.conn = conn, .icd_len = icd_len};
+
+	memcpy(message.sqe, sqe, sizeof(message.sqe));
+	put(CHANNEL_RDMA_CAPSULE, &message, sizeof(message), icd, icd_len);
+}
+
+static void rdma_data(uint64_t conn, uint16_t cid, int rc, const void *data, uint32_t len)
+{
+	const struct channel_rdma_data message = {.conn = conn, .cid = cid, .rc = (int16_t)rc};
+
+	put(CHANNEL_RDMA_DATA, &message, sizeof(message), data, len);
+}
+
+static void rdma_closed(uint64_t conn, const char *reason)
+{
+	const struct channel_rdma_conn message = {.conn = conn};
+
+	put_text(CHANNEL_RDMA_CLOSED, &message, sizeof(message), reason);
+}
+
+const struct dp_rdma_events channel_rdma_events = {
+	.connected = rdma_connected,
+	.capsule = rdma_capsule,
+	.data = rdma_data,
+	.closed = rdma_closed,
+};
+
+static void rdma_adopted(uint64_t token, int rc, const char *err)
+{
+	const struct channel_adopted answer = {.token = token, .rc = rc};
+
+	put_text(CHANNEL_ADOPTED, &answer, sizeof(answer), err);
+}
+
+static void on_rdma_adopt(const struct channel_rdma_adopt *from)
+{
+	const struct dp_queue queue = {
+		.key = {.ctrlr = from->key, .qid = from->qid},
+		.fd = -1,
+		.sqsize = from->sqsize,
+		.sqhd = from->sqhd,
+		.sq_flow_control = from->flags & CHANNEL_ADOPT_SQ_FLOW_CONTROL,
+		.icd_max = from->icd_max,
+		.slot = from->slot,
+		.peer = from->peer,
+	};
+
+	if (from->slot >= options.activity_slots)
+		rdma_adopted(from->token, -ERANGE, "no such activity slot");
+	else
+		dp_rdma_adopt(from->conn, &queue, from->cqe, from->token, rdma_adopted);
+}
+
+static void on_rdma(const struct channel_message *message)
+{
+	const struct channel_rdma_reply *reply = &message->u.reply;
+
+	switch (message->type) {
+	case CHANNEL_RDMA_FETCH:
+		dp_rdma_fetch(message->u.fetch.conn, message->u.fetch.cid, message->u.fetch.length);
+		break;
+	case CHANNEL_RDMA_REPLY:
+		dp_rdma_reply(reply->conn, reply->cqe, reply->flags, reply->offset, message->tail,
+			      (uint32_t)message->tail_len);
+		break;
+	case CHANNEL_RDMA_ADOPT:
+		on_rdma_adopt(&message->u.rdma_adopt);
+		break;
+	default:
+		dp_rdma_close(message->u.close.conn);
+	}
+}
+
 /* -- in ------------------------------------------------------------------------------------------------------------ */
 
 struct reset {
@@ -337,6 +430,8 @@ static void handle(const void *bytes, size_t len, int *fds, unsigned nfds)
 		}
 	} else if (rc == 0 && message.type == CHANNEL_ADOPT) {
 		taken = on_adopt(&message, fds[0]) == 0;
+	} else if (rc == 0 && message.type >= CHANNEL_RDMA_CONNECTED) {
+		on_rdma(&message);
 	} else if (rc == 0 && on_upcall_done(&message.u.done) < 0) {
 		rc = -EPROTO;
 		why = "UPCALL_DONE for no upcall";

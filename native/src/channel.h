@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "engine.h"
+#include "rdma.h"
 
 struct channel_options {
 	const char *rpc_socket;  /* told in HELLO */
@@ -29,4 +30,5 @@ void channel_close(void);
 /* What the engine tells: see dp_events. Without a control plane a capsule is answered so that the host tries again. */
 void channel_queue_closed(struct dp_queue_key key, const char *reason);
 void channel_upcall(struct dp_queue_key key, uint64_t token, const uint8_t sqe[64], const void *data, size_t len);
+extern const struct dp_rdma_events channel_rdma_events;
 void channel_bdev_changed(const char *name, bool present);

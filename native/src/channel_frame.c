@@ -35,6 +35,52 @@ static int check_adopt(const struct channel_message *m, unsigned nfds, const cha
 	return 0;
 }
 
+static int check_rdma(const struct channel_message *m, const char **why)
+{
+	const struct channel_rdma_adopt *adopt = &m->u.rdma_adopt;
+
+	if (m->type == CHANNEL_RDMA_REPLY) {
+		if (m->u.reply.flags & ~CHANNEL_RDMA_REPLY_FLAGS || m->u.reply.reserved)
+			return bad(why, "RDMA_REPLY: unknown flags");
+		return 0;
+	}
+	if (m->tail_len != 0)
+		return bad(why, "a message that is too long");
+	if (m->type != CHANNEL_RDMA_ADOPT)
+		return 0;
+	if (adopt->qid == 0 || adopt->sqsize == 0 || adopt->flags & ~CHANNEL_ADOPT_SQ_FLOW_CONTROL)
+		return bad(why, "RDMA_ADOPT: QID and SQSIZE are at least 1, flags are known ones");
+	if (adopt->flags & CHANNEL_ADOPT_SQ_FLOW_CONTROL && adopt->sqhd > adopt->sqsize)
+		return bad(why, "RDMA_ADOPT: SQHD beyond SQSIZE");
+	if (!memchr(adopt->peer, 0, sizeof(adopt->peer)))
+		return bad(why, "RDMA_ADOPT: peer is not terminated");
+	return 0;
+}
+
+static size_t fixed_part(uint16_t type)
+{
+	static const struct channel_message *m;
+
+	switch (type) {
+	case CHANNEL_HELLO:
+		return sizeof(m->u.hello);
+	case CHANNEL_ADOPT:
+		return sizeof(m->u.adopt);
+	case CHANNEL_UPCALL_DONE:
+		return sizeof(m->u.done);
+	case CHANNEL_RDMA_FETCH:
+		return sizeof(m->u.fetch);
+	case CHANNEL_RDMA_REPLY:
+		return sizeof(m->u.reply);
+	case CHANNEL_RDMA_ADOPT:
+		return sizeof(m->u.rdma_adopt);
+	case CHANNEL_RDMA_CLOSE:
+		return sizeof(m->u.close);
+	default:
+		return 0;
+	}
+}
+
 int channel_check(const void *packet, size_t len, unsigned nfds, struct channel_message *message, const char **why)
 {
 	struct channel_header header;
@@ -49,19 +95,9 @@ int channel_check(const void *packet, size_t len, unsigned nfds, struct channel_
 		*why = "another version of the capsule channel";
 		return -EPROTONOSUPPORT;
 	}
-	switch (header.type) {
-	case CHANNEL_HELLO:
-		fixed = sizeof(message->u.hello);
-		break;
-	case CHANNEL_ADOPT:
-		fixed = sizeof(message->u.adopt);
-		break;
-	case CHANNEL_UPCALL_DONE:
-		fixed = sizeof(message->u.done);
-		break;
-	default:
+	fixed = fixed_part(header.type);
+	if (fixed == 0)
 		return bad(why, "a message of an unknown type");
-	}
 	len -= sizeof(header);
 	if (len < fixed)
 		return bad(why, "a message that is too short");
@@ -74,6 +110,8 @@ int channel_check(const void *packet, size_t len, unsigned nfds, struct channel_
 		return check_adopt(message, nfds, why);
 	if (nfds != 0)
 		return bad(why, "a descriptor with a message that takes none");
+	if (message->type >= CHANNEL_RDMA_CONNECTED)
+		return check_rdma(message, why);
 	if (message->tail_len != 0)
 		return bad(why, "a message that is too long");
 	if (message->type == CHANNEL_UPCALL_DONE) {

@@ -24,6 +24,14 @@ enum channel_type {
 	CHANNEL_UPCALL = 5,
 	CHANNEL_UPCALL_DONE = 6,
 	CHANNEL_BDEV_CHANGED = 7,
+	CHANNEL_RDMA_CONNECTED = 16,
+	CHANNEL_RDMA_CAPSULE = 17,
+	CHANNEL_RDMA_FETCH = 18,
+	CHANNEL_RDMA_DATA = 19,
+	CHANNEL_RDMA_REPLY = 20,
+	CHANNEL_RDMA_ADOPT = 21,
+	CHANNEL_RDMA_CLOSE = 22,
+	CHANNEL_RDMA_CLOSED = 23,
 };
 
 struct channel_header {
@@ -98,6 +106,71 @@ struct channel_bdev_changed { /* then the name */
 	uint32_t present;
 } __attribute__((packed));
 
+/* NVMe/RDMA: connections until they are I/O queues. conn: chosen by the data plane, never used again. */
+struct channel_rdma_connected {
+	uint64_t conn;
+	uint16_t port; /* the listener's */
+	uint8_t adrfam;
+	uint8_t reserved;
+	uint8_t local[16];
+	uint8_t peer[16];
+	uint16_t peer_port;
+	uint16_t qid, hsqsize, hrqsize, cntlid; /* of the host's private data */
+} __attribute__((packed));
+
+struct channel_rdma_capsule { /* then icd_len bytes */
+	uint64_t conn;
+	uint8_t sqe[64];
+	uint32_t icd_len;
+} __attribute__((packed));
+
+struct channel_rdma_fetch { /* of the oldest unanswered capsule with that CID */
+	uint64_t conn;
+	uint16_t cid;
+	uint16_t reserved;
+	uint32_t length;
+} __attribute__((packed));
+
+struct channel_rdma_data { /* then the data, with rc 0 */
+	uint64_t conn;
+	uint16_t cid;
+	int16_t rc;
+} __attribute__((packed));
+
+#define CHANNEL_RDMA_REPLY_FLAGS 7u /* DP_RDMA_REPLY_* */
+
+struct channel_rdma_reply { /* then data for the host at offset of its SGL */
+	uint64_t conn;
+	uint8_t cqe[16];
+	uint16_t flags;
+	uint16_t reserved;
+	uint32_t offset;
+} __attribute__((packed));
+
+struct channel_rdma_adopt { /* answered by ADOPTED */
+	uint64_t token;
+	uint64_t key;
+	uint64_t conn;
+	uint16_t qid;
+	uint16_t sqsize;
+	uint16_t sqhd;
+	uint16_t flags; /* CHANNEL_ADOPT_SQ_FLOW_CONTROL */
+	uint32_t icd_max;
+	uint32_t slot;
+	uint8_t cqe[16]; /* the answer to Connect */
+	char peer[64];   /* zero terminated */
+} __attribute__((packed));
+
+struct channel_rdma_conn { /* CLOSE; CLOSED: then a text */
+	uint64_t conn;
+} __attribute__((packed));
+
+_Static_assert(sizeof(struct channel_rdma_connected) == 54, "");
+_Static_assert(sizeof(struct channel_rdma_capsule) == 76, "");
+_Static_assert(sizeof(struct channel_rdma_fetch) == 16, "");
+_Static_assert(sizeof(struct channel_rdma_data) == 12, "");
+_Static_assert(sizeof(struct channel_rdma_reply) == 32, "");
+_Static_assert(sizeof(struct channel_rdma_adopt) == 120, "");
 _Static_assert(sizeof(struct channel_header) == 16, "");
 _Static_assert(sizeof(struct channel_hello) == 8, "");
 _Static_assert(sizeof(struct channel_adopt) == 112, "");
@@ -113,6 +186,10 @@ struct channel_message {
 		struct channel_hello hello;
 		struct channel_adopt adopt;
 		struct channel_upcall_done done;
+		struct channel_rdma_fetch fetch;
+		struct channel_rdma_reply reply;
+		struct channel_rdma_adopt rdma_adopt;
+		struct channel_rdma_conn close;
 	} u;
 	const void *tail;
 	size_t tail_len;

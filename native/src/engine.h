@@ -208,6 +208,8 @@ void dp_ctrlr_remove(uint64_t key, dp_done_fn done, void *arg);
 
 /* -- queues -------------------------------------------------------------------------------------------------------- */
 
+struct qpair_ops;
+
 struct dp_queue {
 	struct dp_queue_key key;
 	int fd;               /* connected stream socket; owned by the engine from a successful call on */
@@ -224,6 +226,8 @@ struct dp_queue {
 	const void *response; /* the Connect response PDU, sent first */
 	size_t response_len;
 	const char *peer;
+	const struct qpair_ops *ops; /* NULL: NVMe/TCP on fd. Else fd is -1 and hdgst to maxh2cdata mean nothing */
+	void *transport;
 };
 
 int dp_queue_adopt(const struct dp_queue *queue, char err[DP_ERR_MAX]);
@@ -240,6 +244,7 @@ struct dp_queue_stat {
 	uint64_t commands, bytes_in, bytes_out;
 	uint32_t outstanding;
 	char peer[64];
+	bool rdma;
 };
 
 /* A snapshot of all queues; caller frees. Returns the number. */

@@ -74,6 +74,8 @@ static void queue_over(void *arg)
 		closing_step(w->closing);
 		free(w);
 	}
+	if (h->q->ops->over)
+		h->q->ops->over(h->q);
 	h->last.fn = last_message;
 	reactor_send(h->r, &h->last);
 }
@@ -132,7 +134,7 @@ static int check(const struct dp_queue *queue, char err[DP_ERR_MAX])
 		return -EEXIST;
 	}
 	if (queue->sqsize == 0 || queue->sqsize >= 0x4000 || queue->hpda > 31 || queue->cpda > 31 ||
-	    queue->maxh2cdata < 4096 || queue->icd_max > 1u << 20) {
+	    (!queue->ops && queue->maxh2cdata < 4096) || queue->icd_max > 1u << 20) {
 		snprintf(err, DP_ERR_MAX, "a queue of size %u (0's based) with such parameters cannot be", queue->sqsize);
 		return -EINVAL;
 	}
@@ -158,11 +160,14 @@ int dp_queue_adopt(const struct dp_queue *queue, char err[DP_ERR_MAX])
 	}
 	h->key = queue->key;
 	h->r = place(queue->fd);
+	h->q->r = h->r;
 	h->q->owner = h;
 	h->q->ended = queue_ended;
 	h->q->activity = engine_activity(queue->slot);
 	h->q->staged_max = h->r->pool.units * STAGING_UNIT / 4;
 	snprintf(h->peer, sizeof(h->peer), "%s", queue->peer ? queue->peer : "");
+	if (h->q->ops->placed)
+		h->q->ops->placed(h->q);
 	h->begin.fn = begin;
 	LIST_INSERT_HEAD(&handles, h, link);
 	placed[h->r->id]++;
@@ -282,6 +287,7 @@ size_t dp_queue_stats(struct dp_queue_stat **stats)
 		stat->commands = atomic_load_explicit(&h->q->commands, memory_order_relaxed);
 		stat->bytes_in = atomic_load_explicit(&h->q->bytes_in, memory_order_relaxed);
 		stat->bytes_out = atomic_load_explicit(&h->q->bytes_out, memory_order_relaxed);
+		stat->rdma = h->q->ops != &qpair_tcp_ops;
 		stat->outstanding = atomic_load_explicit(&h->q->in_flight, memory_order_relaxed);
 		memcpy(stat->peer, h->peer, sizeof(stat->peer));
 	}

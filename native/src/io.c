@@ -70,7 +70,7 @@ static void respond(struct request *rq, uint32_t status)
 
 	rq->status = status;
 	io_forget(rq);
-	xfer_cancel(rq);
+	q->ops->unfetch(rq);
 	if (q->half == rq) {
 		q->half = NULL;
 		q->half_state = HALF_DEAD;
@@ -247,7 +247,7 @@ static void has_room(struct request *rq)
 {
 	if (rq->cmd->dir == DIR_H2C && rq->length && rq->filled < rq->length) {
 		rq->state = REQ_DATA;
-		xfer_start(rq);
+		rq->q->ops->fetch(rq);
 	} else {
 		ready(rq);
 	}
@@ -276,7 +276,7 @@ static bool is_direct(const struct request *rq)
 		return false;
 	if (rq->opc == OPC_WRITE)
 		return !atomic_load_explicit(&bdev->excl, memory_order_relaxed);
-	return rq->opc == OPC_READ && !rq->q->ddgst;
+	return rq->opc == OPC_READ && !rq->q->no_direct;
 }
 
 /* The kernel copies small pieces of memory that is not in a cache slowly; ask for them while others are being parsed. */
@@ -378,6 +378,7 @@ static void init_request(struct request *rq, const uint8_t sqe[64])
 	rq->step = 0;
 	rq->first = rq->second = NULL;
 	rq->locked = rq->unlocked_counted = rq->entered = rq->stream = false;
+	rq->remote.invalidate = false;
 	rq->status = 0;
 }
 
@@ -420,7 +421,7 @@ static bool stage_icd(struct qpair *q, struct request *rq)
 
 static bool may_stream(const struct request *rq)
 {
-	return rq->opc == OPC_WRITE && !rq->q->ddgst && is_direct(rq) && rq->ns->bdev->block_size <= 4096;
+	return rq->opc == OPC_WRITE && !rq->q->no_direct && is_direct(rq) && rq->ns->bdev->block_size <= 4096;
 }
 
 static bool is_unknown(const struct request *rq)
@@ -508,6 +509,8 @@ bool io_command(struct qpair *q, const uint8_t sqe[64], const uint8_t *icd, uint
 		status = io_admit(rq, q->c->view);
 		if (!status)
 			status = io_plan(sqe, rq, icd_len, &plan);
+		if (!status && q->keyed)
+			rq->remote = plan.remote;
 		if (!status && bad_digest)
 			status = ST_TRANSIENT_TRANSPORT;
 		if (!status)

@@ -29,6 +29,7 @@ const struct io_cmd *io_cmd_of(uint8_t opc); /* NULL: unknown */
 struct plan {
 	bool in_capsule, transport;
 	uint32_t offset;
+	struct remote remote; /* of transport, where SGLs are keyed */
 };
 
 uint32_t io_admit(struct request *rq, struct view *view); /* sets cmd, view, ns, length */

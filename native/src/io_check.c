@@ -99,6 +99,22 @@ static uint32_t plan_in_capsule(const uint8_t sqe[64], const struct request *rq,
 	return 0;
 }
 
+/* Keyed data block, with or without invalidation of its key (RDMA 3.1.2). */
+static uint32_t plan_keyed(const uint8_t sqe[64], const struct request *rq, uint32_t icd_len, struct plan *plan)
+{
+	uint32_t length = get32(sqe + 32) & 0xFFFFFF;
+
+	if (icd_len)
+		return ST_INVALID_FIELD | ST_DNR;
+	if (rq->cmd->at_least ? length < rq->length : length != rq->length)
+		return ST_SGL_LENGTH | ST_DNR;
+	plan->transport = rq->length != 0;
+	plan->remote = (struct remote){ .address = get64(sqe + 24),
+					.key = get32(sqe + 35),
+					.invalidate = length && (sqe[39] & 0xF) == 0xF };
+	return 0;
+}
+
 uint32_t io_plan(const uint8_t sqe[64], const struct request *rq, uint32_t icd_len, struct plan *plan)
 {
 	uint32_t length = get32(sqe + 32);
@@ -107,9 +123,11 @@ uint32_t io_plan(const uint8_t sqe[64], const struct request *rq, uint32_t icd_l
 	*plan = (struct plan){ 0 };
 	if (sqe[1] >> 6 != 1)
 		return ST_INVALID_FIELD | ST_DNR; /* PSDT: Fabrics want SGLs */
+	if (rq->q->keyed && (type == 0x40 || type == 0x4F))
+		return plan_keyed(sqe, rq, icd_len, plan);
 	if (length == 0 && icd_len == 0)
 		return rq->length ? ST_SGL_LENGTH | ST_DNR : 0;
-	if (type == 0x5A) { /* transport data block */
+	if (type == 0x5A && !rq->q->keyed) { /* transport data block */
 		if (icd_len)
 			return ST_INVALID_FIELD | ST_DNR;
 		if (rq->cmd->at_least ? length < rq->length : length != rq->length)

@@ -45,7 +45,7 @@ static bool stopping;
 
 static const char usage_text[] =
 	"usage: nvmet-p2p-dataplane --rpc-socket PATH (--channel-fd N | --channel-socket PATH) [option ...]\n"
-	"Serves NVMe/TCP I/O queues for a control plane (nvmet-p2p serve), which normally starts it.\n"
+	"Serves I/O queues of NVMe/TCP and NVMe/RDMA for a control plane (nvmet-p2p serve), which normally starts it.\n"
 	"  --rpc-socket PATH      Unix socket of its JSON-RPC server\n"
 	"  --channel-fd N         capsule channel: an inherited SOCK_SEQPACKET socket; without --keep, its end is ours\n"
 	"  --channel-socket PATH  capsule channel: listen there, for one control plane after the other\n"
@@ -167,6 +167,7 @@ static void stop(const char *why)
 	log_info("process.stopping", "%s", why);
 	sd_notify_send("STOPPING=1");
 	alarm(DRAIN_S);
+	dp_rdma_reset();
 	dp_stop(stopped, NULL);
 }
 
@@ -199,8 +200,15 @@ static int watch_signals(void)
 	return source.fd < 0 ? -errno : loop_add(&source, EPOLLIN);
 }
 
+static void reset(dp_done_fn done, void *arg)
+{
+	dp_rdma_reset();
+	rpc_view_reset(done, arg);
+}
+
 static void control_plane_lost(const char *why)
 {
+	dp_rdma_reset(); /* nobody answers an admin command any more */
 	log_warning("channel.lost", "the control plane is gone: %s", why);
 	if (settings.channel_fd != UINT64_MAX && !settings.keep)
 		stop("nobody can reach this process any more");
@@ -252,7 +260,7 @@ static void open_channel(int activity_fd)
 		.rpc_socket = settings.rpc_socket,
 		.activity_fd = settings.activity_fd == UINT64_MAX ? activity_fd : -1,
 		.activity_slots = ACTIVITY_SLOTS,
-		.reset = rpc_view_reset,
+		.reset = reset,
 		.lost = control_plane_lost,
 	};
 	char err[DP_ERR_MAX] = "";
@@ -290,6 +298,7 @@ int main(int argc, char **argv)
 	rc = rpc_listen(settings.rpc_socket, rpc_methods, err);
 	if (rc < 0)
 		fatal("JSON-RPC", err);
+	dp_rdma_init(&channel_rdma_events);
 	open_channel(activity_fd);
 	log_info("process.serving", "JSON-RPC at %s", settings.rpc_socket);
 	sd_notify_send("READY=1");
@@ -300,5 +309,6 @@ int main(int argc, char **argv)
 	rpc_close();
 	rpc_bdev_forget_all();
 	loop_close();
+	dp_rdma_fini();
 	return 0;
 }

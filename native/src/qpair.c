@@ -24,12 +24,28 @@ static uint32_t align_up(uint32_t value, uint32_t align)
 	return (value + align - 1) / align * align;
 }
 
-static bool alloc_arrays(struct qpair *q)
+static bool alloc_requests(struct qpair *q)
 {
-	uint32_t n_r2t = pow2_up(4u * q->entries), n_x = 2u * q->entries, buckets = pow2_up(2u * q->entries);
+	uint32_t buckets = pow2_up(2u * q->entries);
 
 	q->n_reqs = q->entries + SPARE_REQS;
 	q->hash_mask = buckets - 1;
+	q->reqs = calloc(q->n_reqs, sizeof(*q->reqs));
+	q->hash = malloc(buckets * sizeof(*q->hash));
+	if (!q->reqs || !q->hash)
+		return false;
+	memset(q->hash, 0xFF, buckets * sizeof(*q->hash));
+	for (uint32_t i = q->n_reqs; i-- > 0;) {
+		q->reqs[i].q = q;
+		STAILQ_INSERT_HEAD(&q->free, &q->reqs[i], link);
+	}
+	return true;
+}
+
+static bool alloc_stream(struct qpair *q)
+{
+	uint32_t n_r2t = pow2_up(4u * q->entries), n_x = 2u * q->entries;
+
 	q->r2t_mask = n_r2t - 1;
 	/* a read answered: header, data, what follows; a long one of null has more; R2Ts and responses lie together */
 	q->iov_max = min_u32(1024, 2u * q->n_reqs + 16);
@@ -37,20 +53,13 @@ static bool alloc_arrays(struct qpair *q)
 	q->rx_size = RX_BYTES;
 	if (q->rx_size < q->icd_max + 4096)
 		q->rx_size = q->icd_max + 4096;
-	q->reqs = calloc(q->n_reqs, sizeof(*q->reqs));
-	q->hash = malloc(buckets * sizeof(*q->hash));
 	q->xfers = calloc(n_x, sizeof(*q->xfers));
 	q->r2t = calloc(n_r2t, sizeof(*q->r2t));
 	q->iov = malloc(q->iov_max * sizeof(*q->iov));
 	q->arena = malloc(q->arena_max);
 	q->rx = aligned_alloc(4096, align_up(q->rx_size, 4096));
-	if (!q->reqs || !q->hash || !q->xfers || !q->r2t || !q->iov || !q->arena || !q->rx)
+	if (!q->xfers || !q->r2t || !q->iov || !q->arena || !q->rx)
 		return false;
-	memset(q->hash, 0xFF, buckets * sizeof(*q->hash));
-	for (uint32_t i = q->n_reqs; i-- > 0;) {
-		q->reqs[i].q = q;
-		STAILQ_INSERT_HEAD(&q->free, &q->reqs[i], link);
-	}
 	for (uint32_t i = n_x; i-- > 0;)
 		STAILQ_INSERT_HEAD(&q->xfers_free, &q->xfers[i], link);
 	return true;
@@ -65,6 +74,10 @@ struct qpair *qpair_new(const struct dp_queue *config)
 		return NULL;
 	}
 	q->key = config->key;
+	q->ops = config->ops ? config->ops : &qpair_tcp_ops;
+	q->transport = config->transport;
+	q->no_direct = config->ddgst || config->ops;
+	q->keyed = config->ops != NULL;
 	q->fd = config->fd;
 	q->hdgst = config->hdgst;
 	q->ddgst = config->ddgst;
@@ -85,7 +98,8 @@ struct qpair *qpair_new(const struct dp_queue *config)
 	STAILQ_INIT(&q->free);
 	STAILQ_INIT(&q->room);
 	STAILQ_INIT(&q->xfers_free);
-	if (!alloc_arrays(q)) {
+	if (!alloc_requests(q) || (!config->ops && !alloc_stream(q))) {
+		q->ops = &qpair_tcp_ops; /* the connection stays the caller's */
 		qpair_free(q);
 		return NULL;
 	}
@@ -97,6 +111,8 @@ struct qpair *qpair_new(const struct dp_queue *config)
 
 void qpair_free(struct qpair *q)
 {
+	if (q->ops->free)
+		q->ops->free(q);
 	free(q->reqs);
 	free(q->hash);
 	free(q->xfers);
@@ -107,18 +123,23 @@ void qpair_free(struct qpair *q)
 	free(q);
 }
 
-void qpair_begin(struct reactor *r, struct ctrlr_r *c, struct qpair *q)
+static void tcp_begin(struct qpair *q)
 {
 	int one = 1;
 
-	q->r = r;
-	q->c = c;
-	LIST_INSERT_HEAD(&r->queues, q, link);
-	atomic_fetch_add_explicit(&r->n_queues, 1, memory_order_relaxed);
 	if (q->fd >= 0)
 		setsockopt(q->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)); /* fails on Unix sockets, no harm */
 	qpair_want_flush(q);
 	qpair_rx_arm(q);
+}
+
+void qpair_begin(struct reactor *r, struct ctrlr_r *c, struct qpair *q)
+{
+	q->r = r;
+	q->c = c;
+	LIST_INSERT_HEAD(&r->queues, q, link);
+	atomic_fetch_add_explicit(&r->n_queues, 1, memory_order_relaxed);
+	q->ops->begin(q);
 }
 
 /* -- the end */
@@ -129,10 +150,10 @@ static void timer_done(struct reactor *r, struct uop *op, int res)
 
 	q->timer_armed = false;
 	q->hurry = true;
-	qpair_closing(q);
+	q->ops->closing(q);
 }
 
-static void timer_arm(struct qpair *q)
+void qpair_timer_arm(struct qpair *q)
 {
 	struct io_uring_sqe *sqe;
 
@@ -146,7 +167,18 @@ static void timer_arm(struct qpair *q)
 	q->timer_armed = true;
 }
 
-static void drop_answers(struct qpair *q)
+void qpair_timer_stop(struct qpair *q)
+{
+	struct io_uring_sqe *sqe;
+
+	if (!q->timer_armed)
+		return;
+	sqe = reactor_sqe(q->r);
+	io_uring_prep_timeout_remove(sqe, (uintptr_t)&q->timer_op, 0);
+	io_uring_sqe_set_data(sqe, NULL);
+}
+
+void qpair_drop_answers(struct qpair *q)
 {
 	struct request *rq;
 
@@ -193,9 +225,9 @@ void qpair_end(struct qpair *q, enum ending how, const char *reason)
 	q->h2c_left = 0;
 	take_back(q);
 	if (q->mute)
-		drop_answers(q);
+		qpair_drop_answers(q);
 	else
-		timer_arm(q);
+		qpair_timer_arm(q);
 	/* What is left of the end is done from the flush: the caller may be deep inside of what must go. */
 	qpair_want_flush(q);
 }
@@ -229,12 +261,7 @@ static void shut(struct qpair *q)
 	q->shut = q->rx_dead = true;
 	if (q->fd >= 0)
 		shutdown(q->fd, SHUT_RDWR); /* completes what is in the ring */
-	if (q->timer_armed) {
-		struct io_uring_sqe *sqe = reactor_sqe(q->r);
-
-		io_uring_prep_timeout_remove(sqe, (uintptr_t)&q->timer_op, 0);
-		io_uring_sqe_set_data(sqe, NULL);
-	}
+	qpair_timer_stop(q);
 }
 
 /* True: the last words are said, or nobody waits for them. */
@@ -261,7 +288,7 @@ static bool said(struct qpair *q)
 	return false;
 }
 
-static void finish(struct qpair *q)
+void qpair_finish(struct qpair *q)
 {
 	q->finished = true;
 	if (q->fd >= 0)
@@ -291,7 +318,7 @@ void qpair_closing(struct qpair *q)
 	if (!said(q))
 		return;
 	q->mute = true;
-	drop_answers(q);
+	qpair_drop_answers(q);
 	if (q->rx_armed || q->tx_armed || q->timer_armed) {
 		shut(q);
 		if (q->rx_armed || q->tx_armed || q->timer_armed)
@@ -304,5 +331,13 @@ void qpair_closing(struct qpair *q)
 			STAILQ_REMOVE_HEAD(&q->sending, link);
 			qpair_release(rq);
 		}
-	finish(q);
+	qpair_finish(q);
 }
+
+const struct qpair_ops qpair_tcp_ops = {
+	.begin = tcp_begin,
+	.fetch = xfer_start,
+	.unfetch = xfer_cancel,
+	.flush = qpair_flush,
+	.closing = qpair_closing,
+};

@@ -69,6 +69,13 @@ enum req_state { REQ_FREE, REQ_NEW, REQ_ROOM, REQ_DATA, REQ_SECOND, REQ_LOCKED, 
 
 #define NO_REQ 0xFFFFu
 
+/* Memory of the host, of a keyed SGL. */
+struct remote {
+	uint64_t address;
+	uint32_t key;
+	bool invalidate; /* the response shall invalidate the key */
+};
+
 struct io_cmd;
 
 /* stream: a Write by R2T to a back end in memory; its data goes there block by block as it arrives, no staging. */
@@ -80,6 +87,8 @@ struct request {
 	uint8_t opc, fuse;
 	bool in_hash, locked, unlocked_counted, pinned, entered, overlapping, stream;
 	uint32_t nsid, cdw10, cdw11, cdw12;
+	struct remote remote; /* NVMe/RDMA: where its data is, or goes */
+	void *fetching;       /* NVMe/RDMA: the transfer in progress */
 	uint32_t length; /* bytes of data that travel */
 	uint32_t status; /* with ST_DNR */
 	uint32_t dw0;
@@ -140,6 +149,23 @@ struct pdu {
 	uint32_t plen, data_len, dd;
 };
 
+/*
+ * What a transport does for a queue; everything else of a queue and its commands is the same. qpair_tcp_ops is NVMe/TCP,
+ * rdma_queue.c NVMe/RDMA.
+ */
+struct qpair_ops {
+	void (*placed)(struct qpair *q); /* control thread: q->r is known. May be NULL, as over and free may be */
+	void (*begin)(struct qpair *q);
+	void (*fetch)(struct request *rq);   /* brings rq->length bytes of the host to rq->buf, then calls io_data */
+	void (*unfetch)(struct request *rq); /* the command ends; if bytes are on their way, they go nowhere */
+	void (*flush)(struct qpair *q);      /* sends what there is: answers and what fetch needs */
+	void (*closing)(struct qpair *q);    /* takes the next step of the end, if any is possible */
+	void (*over)(struct qpair *q);       /* control thread: it has ended, its reactor may hear nothing more of it */
+	void (*free)(struct qpair *q);       /* control thread: all that the transport has of it */
+};
+
+extern const struct qpair_ops qpair_tcp_ops;
+
 #define RX_BYTES (128u << 10)
 #define TERM_PDU_MAX (TERM_HLEN + TERM_DATA_MAX)
 
@@ -149,8 +175,12 @@ struct qpair {
 	struct reactor *r;
 	struct ctrlr_r *c;
 	struct dp_queue_key key;
+	const struct qpair_ops *ops;
+	void *transport; /* NVMe/RDMA: its connection */
 	int fd;
 	bool flush_queued;
+	bool no_direct;  /* data must not be sent from a back end's own memory, nor go there as it arrives */
+	bool keyed;      /* data is described by keyed SGLs */
 
 	/* negotiated */
 	bool hdgst, ddgst, flow_control, success;
@@ -230,7 +260,11 @@ struct qpair *qpair_new(const struct dp_queue *config); /* control thread: all m
 void qpair_free(struct qpair *q);
 void qpair_begin(struct reactor *r, struct ctrlr_r *c, struct qpair *q); /* on the reactor */
 void qpair_end(struct qpair *q, enum ending how, const char *reason);
-void qpair_closing(struct qpair *q); /* takes the next step of the end, if any is possible */
+void qpair_closing(struct qpair *q); /* qpair_ops.closing of NVMe/TCP */
+void qpair_finish(struct qpair *q);  /* the last step on the reactor */
+void qpair_timer_arm(struct qpair *q); /* bounds the end: q->hurry is set when it expires */
+void qpair_timer_stop(struct qpair *q);
+void qpair_drop_answers(struct qpair *q);
 void qpair_fatal(struct qpair *q, uint16_t fes, uint32_t fei, const char *reason);
 
 /* qpair_rx.c */
@@ -243,7 +277,7 @@ void xfer_start(struct request *rq);
 void xfer_cancel(struct request *rq);
 
 /* qpair_tx.c */
-void qpair_flush(struct qpair *q);
+void qpair_flush(struct qpair *q); /* qpair_ops.flush of NVMe/TCP */
 void qpair_want_flush(struct qpair *q);
 void qpair_answer(struct request *rq); /* encode and send it; rq->status, dw0, tx_data */
 void qpair_release(struct request *rq); /* the last step of a request */

@@ -149,7 +149,7 @@ void reactor_flush(struct reactor *r)
 	while ((q = STAILQ_FIRST(&r->flush))) {
 		STAILQ_REMOVE_HEAD(&r->flush, flush_link);
 		q->flush_queued = false;
-		qpair_flush(q);
+		q->ops->flush(q);
 	}
 }
 
@@ -178,13 +178,16 @@ static void reactor_idle(struct reactor *r)
 
 		while (now - r->now_ns < r->spin_ns) {
 			for (int i = 0; i < 16; i++) {
-				if (kernel_has_work(r) || atomic_load_explicit(&r->inbox, memory_order_relaxed))
+				if (kernel_has_work(r) || atomic_load_explicit(&r->inbox, memory_order_relaxed) ||
+				    (r->poll && r->poll(r)))
 					return;
 				cpu_relax();
 			}
 			now = dp_now_ns();
 		}
 	}
+	if (r->poll && r->rest(r))
+		return;
 	atomic_store_explicit(&r->asleep, true, memory_order_seq_cst);
 	if (!atomic_load_explicit(&r->inbox, memory_order_seq_cst)) {
 		ring_submit(r, 1);
@@ -210,6 +213,10 @@ static void reactor_loop(struct reactor *r)
 			r->now_ns = dp_now_ns();
 			reactor_run_inbox(r);
 			worked = true;
+		}
+		if (!LIST_EMPTY(&r->rdma_hot)) {
+			r->now_ns = dp_now_ns();
+			worked |= r->poll(r);
 		}
 		reactor_flush(r);
 		if (io_uring_sq_ready(&r->ring) ||

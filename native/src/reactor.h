@@ -34,6 +34,7 @@ STAILQ_HEAD(qpair_flush_list, qpair);
 LIST_HEAD(qpair_list, qpair);
 LIST_HEAD(ctrlr_r_list, ctrlr_r);
 LIST_HEAD(upcall_list, upcall);
+LIST_HEAD(rdma_hot_list, rdma_io);
 
 struct reactor {
 	struct io_uring ring;
@@ -49,6 +50,10 @@ struct reactor {
 	bool defer_taskrun, taskrun_flag, poll_first;
 	bool stopping;
 	bool copying; /* an overlapping Copy has its memory */
+	/* NVMe/RDMA: looks at the completion queues in use, and asks to be woken by them; true: there was something. */
+	bool (*poll)(struct reactor *r);
+	bool (*rest)(struct reactor *r);
+	struct rdma_hot_list rdma_hot;
 	/* Without a ring (tests, fuzzers): takes what a queue sends; returns how much of it "the socket took". */
 	ssize_t (*sink)(struct qpair *q, const struct iovec *iov, unsigned n);
 

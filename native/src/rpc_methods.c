@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "rpc_methods.h"
 
+#include "rdma.h"
+
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -106,6 +108,25 @@ static const struct rpc_param abort_params[] = {
 	{AT(rpc_queue, cid), .type = RPC_U16, .required = true},
 	{0},
 };
+static const struct rpc_param rdma_listen_params[] = {
+	{AT(rpc_rdma_listen, traddr), .type = RPC_STRING, .required = true},
+	{AT(rpc_rdma_listen, trsvcid), .type = RPC_STRING, .required = true},
+	{AT(rpc_rdma_listen, adrfam), .type = RPC_STRING, .required = true},
+	{AT(rpc_rdma_listen, max_queue_depth), .type = RPC_U32, .preset = 128},
+	{AT(rpc_rdma_listen, max_aq_depth), .type = RPC_U32, .preset = 128},
+	{AT(rpc_rdma_listen, in_capsule_data_size), .type = RPC_U32, .preset = 4096},
+	{AT(rpc_rdma_listen, max_io_size), .type = RPC_U32},
+	{AT(rpc_rdma_listen, max_srq_depth), .type = RPC_U32},
+	{AT(rpc_rdma_listen, no_srq), .type = RPC_BOOL},
+	{AT(rpc_rdma_listen, acceptor_backlog), .type = RPC_U32, .preset = 100},
+	{0},
+};
+static const struct rpc_param rdma_address_params[] = {
+	{AT(rpc_rdma_listen, traddr), .type = RPC_STRING, .required = true},
+	{AT(rpc_rdma_listen, trsvcid), .type = RPC_STRING, .required = true},
+	{AT(rpc_rdma_listen, adrfam), .type = RPC_STRING, .required = true},
+	{0},
+};
 struct methods_params {
 	bool current, include_aliases;
 };
@@ -140,7 +161,8 @@ static void get_info(struct rpc_request *request, const void *params)
 
 	(void)params;
 	free(text);
-	rpc_reply(request, json_pack("{s:s, s:i, s:o?}", "version", DP_VERSION, "pid", (int)getpid(), "engine", engine));
+	rpc_reply(request, json_pack("{s:s, s:i, s:o?, s:o}", "version", DP_VERSION, "pid", (int)getpid(), "engine", engine,
+				     "rdma", dp_rdma_info()));
 }
 
 const struct rpc_method rpc_methods[] = {
@@ -176,5 +198,8 @@ const struct rpc_method rpc_methods[] = {
 	{"p2p_get_queues", NULL, rpc_get_queues},
 	{"p2p_get_reactors", NULL, rpc_get_reactors},
 	{"p2p_get_info", NULL, get_info},
+	{"p2p_rdma_listen", rdma_listen_params, rpc_rdma_listen},
+	{"p2p_rdma_unlisten", rdma_address_params, rpc_rdma_unlisten},
+	{"p2p_rdma_get_devices", NULL, rpc_rdma_get_devices},
 	{0},
 };

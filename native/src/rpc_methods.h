@@ -83,6 +83,17 @@ struct rpc_queue {
 	uint16_t qid, cid;
 };
 
+/* -- rpc_rdma.c: NVMe/RDMA */
+struct rpc_rdma_listen {
+	const char *traddr, *trsvcid, *adrfam;
+	uint32_t max_queue_depth, max_aq_depth, in_capsule_data_size, max_io_size, max_srq_depth, acceptor_backlog;
+	bool no_srq;
+};
+
+void rpc_rdma_listen(struct rpc_request *request, const void *params);
+void rpc_rdma_unlisten(struct rpc_request *request, const void *params);
+void rpc_rdma_get_devices(struct rpc_request *request, const void *params);
+
 void rpc_controller_set(struct rpc_request *request, const void *params);
 void rpc_controller_remove(struct rpc_request *request, const void *params);
 void rpc_queue_close(struct rpc_request *request, const void *params);

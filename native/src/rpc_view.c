@@ -139,11 +139,11 @@ void rpc_get_queues(struct rpc_request *request, const void *params)
 		const struct dp_queue_stat *stat = &stats[i];
 
 		json_array_append_new(
-			shown, json_pack("{s:I, s:i, s:i, s:I, s:I, s:I, s:i, s:s}", "key", (json_int_t)stat->key.ctrlr, "qid",
+			shown, json_pack("{s:I, s:i, s:i, s:I, s:I, s:I, s:i, s:s, s:s}", "key", (json_int_t)stat->key.ctrlr, "qid",
 					 stat->key.qid, "reactor", (int)stat->reactor, "commands",
 					 (json_int_t)stat->commands, "bytes_in", (json_int_t)stat->bytes_in, "bytes_out",
 					 (json_int_t)stat->bytes_out, "outstanding", (int)stat->outstanding, "peer",
-					 stat->peer));
+					 stat->peer, "trtype", stat->rdma ? "RDMA" : "TCP"));
 	}
 	free(stats);
 	rpc_reply(request, shown);
