@@ -19,7 +19,7 @@ from nvmet_p2p import __version__
 from nvmet_p2p.clock import Clock, SystemClock
 from nvmet_p2p.config import Settings
 from nvmet_p2p.dataplane.choose import choose_dataplane
-from nvmet_p2p.dataplane.port import DataPlane
+from nvmet_p2p.dataplane.port import DataPlane, RdmaConnection, RdmaLink, RdmaReceiver
 from nvmet_p2p.errors import NvmeStatusError, OperatorError, StateError
 from nvmet_p2p.observe import log as logs
 from nvmet_p2p.observe import metrics, sd_notify
@@ -172,8 +172,14 @@ class Daemon:
                     if old.name in self._facts:
                         undo.push_async_callback(self.dataplane.bdev_tune, old)
                         await self.dataplane.bdev_tune(changed)
+                for transport in plan.create_transports:
+                    await self.dataplane.transport_create(transport)
                 bound = {}
                 for address in plan.bind:
+                    if address.trtype == "RDMA":
+                        await self.dataplane.listen(address, new.transports[address.trtype])
+                        undo.push_async_callback(self.dataplane.unlisten, address)
+                        continue
                     bound[address] = self.fabric.listeners.bind(address)
                     undo.callback(bound[address].close)
                 try:
@@ -189,7 +195,10 @@ class Daemon:
                 self.fabric.listeners.start(address, sock)
             for address in plan.unbind:
                 self._unbound.pop(address, None)
-                self.fabric.listeners.stop(address)
+                if address.trtype == "RDMA":
+                    await self.dataplane.unlisten(address)
+                else:
+                    self.fabric.listeners.stop(address)
             await self.fabric.effects.settle()
             self.fabric.rearm_timers()
             for bdev in plan.close_bdevs:
@@ -287,6 +296,14 @@ class Daemon:
     def io_command(self, key: int, qid: int, sqe: Sqe) -> None:
         self.target.io_queue_command(key, qid, sqe, self.clock.monotonic())
 
+    def rdma_connected(self, link: RdmaLink, connection: RdmaConnection) -> RdmaReceiver | None:
+        return self.fabric.rdma_connected(link, connection)
+
+    def listener_lost(self, address: ListenAddress, reason: str) -> None:
+        log.error("listener.absent", note="tried again every second", traddr=address.traddr, reason=reason)
+        if address in reconcile.addresses(self._config):
+            self._unbound[address] = None
+
     # -- start and stop ----------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
@@ -301,7 +318,7 @@ class Daemon:
         for bdev in config.bdevs.values():
             await self._try_bdev(bdev, first=True)
         for address in reconcile.addresses(config):
-            self._try_bind(address, first=True)
+            await self._try_bind(address, first=True)
         await self.fabric.effects.settle()
         self._retrying = asyncio.create_task(self._retry(), name="retry absent")
 
@@ -330,7 +347,7 @@ class Daemon:
             for bdev in [bdev for name, bdev in self._config.bdevs.items() if name not in self._facts]:
                 await self._try_bdev(bdev)
             for address in list(self._unbound):
-                self._try_bind(address)
+                await self._try_bind(address)
 
     async def _try_bdev(self, bdev: BdevConfig, *, first: bool = False) -> None:
         try:
@@ -344,16 +361,21 @@ class Daemon:
         if not first:
             log.info("bdev.present", bdev=bdev.name)
 
-    def _try_bind(self, address: ListenAddress, *, first: bool = False) -> None:
+    async def _try_bind(self, address: ListenAddress, *, first: bool = False) -> None:
+        sock = None
         try:
-            sock = self.fabric.listeners.bind(address)
+            if address.trtype == "RDMA":
+                await self.dataplane.listen(address, self._config.transports[address.trtype])
+            else:
+                sock = self.fabric.listeners.bind(address)
         except OperatorError as error:
             if first:
                 log.error("listener.absent", note="tried again every second", reason=error.message)
             self._unbound[address] = None
             return
         self._unbound.pop(address, None)
-        self.fabric.listeners.start(address, sock)
+        if sock is not None:
+            self.fabric.listeners.start(address, sock)
 
 
 def _raise_descriptor_limit() -> None:

@@ -35,6 +35,12 @@ TERM_CLOSE_TIMEOUT_S: Final = 5.0  # how long we wait for the peer's FIN after a
 UNCONNECTED_PEERS_MAX: Final = 4096  # sockets that have not completed Connect
 PDU_BYTES_MAX: Final = 4 * 1024 * 1024  # no PDU that we accept is longer
 
+# NVMe/RDMA
+RDMA_ICD_BYTES_MAX: Final = 32 * 1024  # each receive buffer is so long, and a capsule goes up in one message
+RDMA_FETCH_BYTES_MAX: Final = 60 * 1024  # data of a command that the control plane carries out: one message
+RDMA_SRQ_DEPTH_MAX: Final = 65_535
+RDMA_BACKLOG_DEFAULT: Final = 100  # SPDK's, also for a backlog below 1
+
 # NVM command set
 COPY_RANGES_MAX: Final = 128  # MSRC + 1
 COPY_RANGE_BLOCKS_MAX: Final = 0xFFFF  # MSSRL

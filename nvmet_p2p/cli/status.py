@@ -45,10 +45,17 @@ def show(facts: dict[str, Any], console: Console | None = None) -> None:
 def _engine(status: dict[str, Any]) -> RenderableType:
     dataplane = status["dataplane"]
     line = f"nvmet-p2p {status['version']}, up {duration(status['uptime_s'])}, data plane: {dataplane['engine']}"
+    if devices := status.get("rdma", {}).get("devices"):
+        line += f"\nRDMA devices: {', '.join(_device(device) for device in devices)}"
     if not dataplane.get("slow"):
         return Text(line)
     note = dataplane.get("note") or "I/O is served in Python: right, but slow."
     return Panel(Text(f"{line}\n{note}"), title="SLOW ENGINE", border_style="bold yellow", expand=False)
+
+
+def _device(device: dict[str, Any]) -> str:
+    state = ", ".join(device["addresses"]) if device["present"] else "gone"
+    return f"{device['name']} ({state})" if state else str(device["name"])
 
 
 def _subsystem_tables(facts: dict[str, Any]) -> list[RenderableType]:
@@ -61,7 +68,10 @@ def _subsystem_tables(facts: dict[str, Any]) -> list[RenderableType]:
             table.add_column(column, overflow="fold")
         for address in subsystem.get("listen_addresses", []):
             where = f"{_bracket(address['traddr'])}:{address['trsvcid']}"
-            table.add_row("listener", where, f"{address['trtype']} {address['adrfam']}")
+            kind = f"{address['trtype']} {address['adrfam']}"
+            waits = address in facts["status"].get("absent_listeners", [])
+            details = Text(f"{kind}: absent, tried again every second", style="red") if waits else kind
+            table.add_row("listener", where, details)
         for namespace in subsystem.get("namespaces", []):
             table.add_row("namespace", str(namespace["nsid"]), _namespace(namespace, bdevs))
         if subsystem.get("allow_any_host") and subsystem["subtype"] != "Discovery":

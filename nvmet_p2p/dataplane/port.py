@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from nvmet_p2p.protocol.tcp_common import TcpParams
-from nvmet_p2p.target.config import BdevConfig, BdevFacts
+from nvmet_p2p.target.config import BdevConfig, BdevFacts, ListenAddress, TransportConfig
 from nvmet_p2p.target.effects import ControllerKey, ControllerView
 from nvmet_p2p.wire.sqe import Sqe
 
@@ -38,6 +38,85 @@ class QueueHandoff:
     response: bytes
     c2h_success: bool = True
     peer: str = ""
+
+    def discard(self) -> None:
+        """Nobody has taken the queue over: its connection ends."""
+        self.sock.close()
+
+
+@dataclass(frozen=True, slots=True)
+class RdmaConnection:
+    """An NVMe/RDMA connection as it was established, with what its private data said.
+
+    ``traddr`` is the address of ours that the host came to, which a listener on all addresses does not tell.
+    ``hsqsize`` is 0's based, ``hrqsize`` 1's based.
+    """
+
+    traddr: str
+    trsvcid: str
+    adrfam: str  # "IPv4" or "IPv6"
+    peer: tuple[str, str]
+    qid: int
+    hsqsize: int
+    hrqsize: int
+    cntlid: int
+
+
+class RdmaLink(Protocol):
+    """What the control plane may do with an NVMe/RDMA connection. After its end nothing does anything."""
+
+    conn: int
+
+    def fetch(self, cid: int, length: int) -> None:
+        """Read ``length`` bytes (at most 60 KiB) of the command's data; ``RdmaReceiver.data`` follows once."""
+        ...
+
+    def reply(self, cqe: bytes, data: bytes = b"") -> None:
+        """Write the data to the host, then send the response."""
+        ...
+
+    def drop(self, cid: int) -> None:
+        """The command ends without a response."""
+        ...
+
+    def close(self) -> None:
+        """End the connection; ``RdmaReceiver.closed`` is not called any more."""
+        ...
+
+
+class RdmaReceiver(Protocol):
+    """Who gets what comes on an NVMe/RDMA connection before it is an I/O queue."""
+
+    def capsule(self, sqe: bytes, icd: bytes) -> None:
+        """A command capsule: 64 bytes, and the data that followed them."""
+        ...
+
+    def data(self, cid: int, rc: int, data: bytes) -> None:
+        """What ``RdmaLink.fetch`` asked for (``rc`` 0), or a negated errno."""
+        ...
+
+    def closed(self, reason: str) -> None:
+        """The connection is gone."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RdmaHandoff:
+    """As ``QueueHandoff``, for a connection that the data plane has anyway. ``cqe`` is the answer to Connect."""
+
+    key: ControllerKey
+    qid: int
+    sqsize: int
+    sq_flow_control: bool
+    sqhd: int
+    link: RdmaLink
+    cqe: bytes
+    icd_max: int
+    peer: str = ""
+
+    def discard(self) -> None:
+        """Nobody has taken the queue over: its connection ends."""
+        self.link.close()
 
 
 @dataclass(slots=True)
@@ -81,6 +160,16 @@ class DataPlaneStatus:
     rpc_socket: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class RdmaStatus:
+    """Whether the data plane has NVMe/RDMA at all, and why not; the counters of each device as SPDK shows them."""
+
+    built: bool
+    reason: str = ""
+    pending_data_buffer: int = 0
+    devices: tuple[dict[str, Any], ...] = ()
+
+
 class DataPlaneEvents(Protocol):
     """What a data plane tells the control plane; called on the event loop."""
 
@@ -97,6 +186,14 @@ class DataPlaneEvents(Protocol):
 
         Returns when it succeeds; the queue then ends once that is answered (Disconnect). Raises ``NvmeStatusError``.
         """
+        ...
+
+    def rdma_connected(self, link: RdmaLink, connection: RdmaConnection) -> RdmaReceiver | None:
+        """A host has come over NVMe/RDMA. ``None``: it is not wanted, the connection ends."""
+        ...
+
+    def listener_lost(self, address: ListenAddress, reason: str) -> None:
+        """The data plane was restarted and does not listen on an address again. It is for the caller to try."""
         ...
 
 
@@ -146,7 +243,23 @@ class DataPlane(Protocol):
         """Closes the controller's queues and forgets it; returns when none of its commands is in flight."""
         ...
 
-    async def queue_adopt(self, handoff: QueueHandoff) -> None:
+    async def transport_create(self, config: TransportConfig) -> None:
+        """Whether it has the transport: -ENOTSUP. Nothing is kept."""
+        ...
+
+    async def listen(self, address: ListenAddress, config: TransportConfig) -> None:
+        """Listens for NVMe/RDMA; NVMe/TCP is the control plane's. -ENODEV: no RDMA device has the address."""
+        ...
+
+    async def unlisten(self, address: ListenAddress) -> None:
+        """Takes no more connections there; those that it has stay. One that is not listened on is no error."""
+        ...
+
+    async def rdma_status(self) -> RdmaStatus:
+        """What there is of NVMe/RDMA. Never raises."""
+        ...
+
+    async def queue_adopt(self, handoff: QueueHandoff | RdmaHandoff) -> None:
         """Takes over an I/O queue. The controller's view has been set before."""
         ...
 

@@ -97,6 +97,10 @@ class Context(Protocol):
         """
         ...
 
+    def unbound(self) -> list[ListenAddress]:
+        """Configured addresses that are not listened on, and tried again every second."""
+        ...
+
     def new_uuid(self) -> str:
         """A random UUID, lower case."""
         ...

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from nvmet_p2p.target.config import QOS_LIMITS, BdevConfig, ListenAddress, TargetConfig
+from nvmet_p2p.target.config import QOS_LIMITS, BdevConfig, ListenAddress, TargetConfig, TransportConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,7 @@ class Plan:
     open_bdevs: tuple[BdevConfig, ...] = ()
     resize_bdevs: tuple[tuple[BdevConfig, BdevConfig], ...] = ()  # (old, new): another number of blocks
     tune_bdevs: tuple[tuple[BdevConfig, BdevConfig], ...] = ()  # (old, new): other limits or latencies
+    create_transports: tuple[TransportConfig, ...] = ()
     bind: tuple[ListenAddress, ...] = ()
     unbind: tuple[ListenAddress, ...] = ()
     close_bdevs: tuple[BdevConfig, ...] = ()
@@ -80,6 +81,7 @@ def plan(old: TargetConfig, new: TargetConfig) -> Plan:
         open_bdevs=tuple(opened),
         resize_bdevs=tuple(resized),
         tune_bdevs=tuple(tuned),
+        create_transports=tuple(t for name, t in new.transports.items() if name not in old.transports),
         bind=tuple(a for a in after if a not in before),
         unbind=tuple(a for a in before if a not in after),
         close_bdevs=tuple(c for name, c in reversed(old.bdevs.items()) if name not in new.bdevs),

@@ -52,6 +52,7 @@ BATCHED: Final = frozenset(
 )
 ANA_STATES: Final = ("optimized", "non_optimized", "inaccessible")
 _DEFAULTS: Final = TransportConfig(trtype="")
+_RDMA: Final = ("max_srq_depth", "no_srq", "num_cqe", "acceptor_backlog", "no_wr_batching")
 
 
 def render_config(config: TargetConfig, *, with_batches: bool = False) -> dict[str, Any]:
@@ -224,26 +225,16 @@ def _call(method: str, **params: Any) -> Call:
 
 def transport_params(transport: TransportConfig) -> dict[str, Any]:
     """A transport as ``nvmf_get_transports`` shows it and ``nvmf_create_transport`` takes it."""
-    params: dict[str, Any] = {
-        "trtype": transport.trtype,
-        "max_queue_depth": transport.max_queue_depth,
-        "max_io_qpairs_per_ctrlr": transport.max_io_qpairs_per_ctrlr,
-        "in_capsule_data_size": transport.in_capsule_data_size,
-        "max_io_size": transport.max_io_size,
-        "max_aq_depth": transport.max_aq_depth,
-        "iobuf_small_cache_size": transport.iobuf_small_cache_size,
-        "iobuf_large_cache_size": transport.iobuf_large_cache_size,
-        "dif_insert_or_strip": transport.dif_insert_or_strip,
-        "zcopy": transport.zcopy,
-        "c2h_success": transport.c2h_success,
-        "sock_priority": transport.sock_priority,
-        "abort_timeout_sec": transport.abort_timeout_sec,
-        "ack_timeout": transport.ack_timeout,
-        "data_wr_pool_size": transport.data_wr_pool_size,
-        "disable_command_passthru": transport.disable_command_passthru,
-        "kas": transport.kas,
-        "min_kato": transport.min_kato,
-    }
+    names = ["trtype", "max_queue_depth", "max_io_qpairs_per_ctrlr", "in_capsule_data_size", "max_io_size"]
+    names += ["max_aq_depth", "iobuf_small_cache_size", "iobuf_large_cache_size", "dif_insert_or_strip", "zcopy"]
+    if transport.trtype == "RDMA":  # SPDK shows num_cqe only where it has an effect there
+        names += [
+            name for name in _RDMA if name != "num_cqe" or transport.no_srq or transport.num_cqe != _DEFAULTS.num_cqe
+        ]
+    else:
+        names += ["c2h_success", "sock_priority"]
+    names += ["abort_timeout_sec", "ack_timeout", "data_wr_pool_size", "disable_command_passthru", "kas", "min_kato"]
+    params: dict[str, Any] = {name: getattr(transport, name) for name in names}
     for name in ("io_unit_size", "num_shared_buffers", "control_msg_num", "acceptor_poll_rate"):
         if getattr(transport, name) != getattr(_DEFAULTS, name):
             params[name] = getattr(transport, name)

@@ -65,7 +65,7 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ListenAddress(msgspec.Struct, frozen=True, kw_only=True, order=True):
-    """Where a port listens. ``trtype`` is upper case ("TCP"), ``adrfam`` "IPv4" or "IPv6", ``trsvcid`` the port."""
+    """Where a port listens. ``trtype`` is "TCP" or "RDMA", ``adrfam`` "IPv4" or "IPv6", ``trsvcid`` the port."""
 
     trtype: str
     adrfam: str
@@ -125,6 +125,11 @@ class TransportConfig(msgspec.Struct, frozen=True, kw_only=True):
     data_wr_pool_size: int = 0  # hint
     control_msg_num: int = 32  # hint
     disable_command_passthru: bool = False  # hint: this target never passes a command through
+    max_srq_depth: int = 4096  # RDMA: entries of a shared receive queue
+    no_srq: bool = False  # RDMA: each queue has its own receive queue
+    num_cqe: int = 4096  # RDMA, hint
+    acceptor_backlog: int = 100  # RDMA
+    no_wr_batching: bool = False  # RDMA, hint
     kas: int = 10  # units of 100 ms, as Identify Controller KAS
     min_kato: int = 0  # ms
 

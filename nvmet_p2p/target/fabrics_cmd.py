@@ -45,7 +45,7 @@ from nvmet_p2p.wire.spec import ConnectAttribute, ControllerType, FabricsType, S
 from nvmet_p2p.wire.sqe import Sqe
 
 if TYPE_CHECKING:
-    from nvmet_p2p.target.queue import Queue, Request
+    from nvmet_p2p.target.queue import Announced, Queue, Request
 
 CONNECT_TRANSFER: Final = from_host(ConnectData.SIZE)
 SQE_FUSE: Final = 1
@@ -99,6 +99,8 @@ def connect(queue: Queue, sqe: Sqe, data: bytes, now: float) -> Accepted:
     _check_access(queue, subsystem, hostnqn)
     transport = queue.target.transport(queue.listener.trtype)
     _check_sqsize(command, transport)
+    if queue.announced is not None:
+        _check_announced(command, queue.announced)
     if command.qid == 0:
         return _connect_admin(queue, subsystem, command, parameters, hostnqn, now)
     return _connect_io(queue, subsystem, command, parameters, hostnqn)
@@ -138,6 +140,14 @@ def _check_sqsize(command: ConnectCommand, transport: TransportConfig) -> None:
     depth_max = transport.max_aq_depth if command.qid == 0 else transport.max_queue_depth
     if not 1 <= command.sqsize < depth_max:
         raise _bad_sqe(SQE_SQSIZE, f"SQSIZE {command.sqsize} is not in 1..{depth_max - 1}")
+
+
+def _check_announced(command: ConnectCommand, announced: Announced) -> None:
+    """The private data of the connection manager and Connect speak of one queue (NVMe/RDMA 3.3)."""
+    if command.qid != announced.qid:
+        raise _bad_sqe(SQE_QID, f"QID {command.qid} on a connection that was made for {announced.qid}")
+    if command.sqsize > announced.sqsize_max:
+        raise _bad_sqe(SQE_SQSIZE, f"SQSIZE {command.sqsize}, the connection was made for {announced.sqsize_max}")
 
 
 def _connect_admin(

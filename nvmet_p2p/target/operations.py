@@ -52,6 +52,7 @@ DISCOVERY_SUBSYSTEM: Final = SubsystemConfig(
 )
 MAX_NAMESPACES_DEFAULT: Final = 32
 MATCH_ANY: Final = "match_any"
+RDMA_DATA_WR_POOL_SIZE: Final = 4095
 DISCOVERY_FILTERS: Final = ("transport", "address", "svcid")
 
 
@@ -165,6 +166,7 @@ def create_transport(config: TargetConfig, p: req.CreateTransport) -> Change:
         raise internal(
             f"params.in_capsule_data_size: {p.in_capsule_data_size} is more than max_io_size {p.max_io_size}"
         )
+    own = _rdma_options(p) if trtype == "RDMA" else _tcp_options(p)
     unit_ms = p.kas * limits.KATO_GRANULARITY_MS
     small_cache = p.iobuf_small_cache_size
     if not isinstance(p.buf_cache_size, UnsetType) and p.buf_cache_size != 0:
@@ -181,17 +183,40 @@ def create_transport(config: TargetConfig, p: req.CreateTransport) -> Change:
         iobuf_small_cache_size=small_cache,
         iobuf_large_cache_size=p.iobuf_large_cache_size,
         zcopy=p.zcopy,
-        c2h_success=p.c2h_success,
+        c2h_success=p.c2h_success or trtype == "RDMA",
         abort_timeout_sec=p.abort_timeout_sec,
         acceptor_poll_rate=p.acceptor_poll_rate,
         ack_timeout=p.ack_timeout,
-        data_wr_pool_size=p.data_wr_pool_size,
         control_msg_num=p.control_msg_num,
         disable_command_passthru=p.disable_command_passthru,
         kas=p.kas,
         min_kato=-(-p.min_kato // unit_ms) * unit_ms,
+        **own,
     )
     return Change(replace(config, transports=config.transports | {trtype: transport}))
+
+
+def _tcp_options(p: req.CreateTransport) -> dict[str, Any]:
+    for name in req.RDMA_OPTIONS:
+        value = getattr(p, name)
+        if not isinstance(value, UnsetType) and value is not False:
+            raise unsupported(f"params.{name}: an option of the RDMA transport")
+    return {} if isinstance(p.data_wr_pool_size, UnsetType) else {"data_wr_pool_size": p.data_wr_pool_size}
+
+
+def _rdma_options(p: req.CreateTransport) -> dict[str, Any]:
+    if p.in_capsule_data_size > limits.RDMA_ICD_BYTES_MAX:
+        raise internal(
+            f"params.in_capsule_data_size: {p.in_capsule_data_size} is more than {limits.RDMA_ICD_BYTES_MAX} (RDMA)"
+        )
+    given = {
+        name: getattr(p, name)
+        for name in (*req.RDMA_OPTIONS, "data_wr_pool_size")
+        if not isinstance(getattr(p, name), UnsetType)
+    }
+    if given.get("acceptor_backlog", 1) < 1:
+        given["acceptor_backlog"] = limits.RDMA_BACKLOG_DEFAULT
+    return {"data_wr_pool_size": RDMA_DATA_WR_POOL_SIZE, **given}
 
 
 def set_config(config: TargetConfig, p: req.SetConfig) -> Change:

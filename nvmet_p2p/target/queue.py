@@ -37,11 +37,19 @@ if TYPE_CHECKING:
     from nvmet_p2p.target.controller import Controller
     from nvmet_p2p.target.target import Target
 
-__all__ = ["Completed", "Direction", "IoConnect", "Queue", "Request", "Transfer"]
+__all__ = ["Announced", "Completed", "Direction", "IoConnect", "Queue", "Request", "Transfer"]
 
 SQHD_DISABLED: Final = 0xFFFF  # SQHD of a queue without SQ flow control (NVMe base 6.3, CATTR)
 
 PeerAddress = tuple[str, str]  # (traddr, trsvcid)
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """QID, and the largest SQSIZE (0's based), that the host gave when it made the connection."""
+
+    qid: int
+    sqsize_max: int
 
 
 class QueueState(Enum):
@@ -115,7 +123,8 @@ def _is_connect(sqe: Sqe) -> bool:
 class Queue:
     """See the module. ``qid`` and ``sqsize`` (0's based) are known from Connect on.
 
-    ``reached`` is the address of ours by which the host came: ``listener`` may stand for all of them.
+    ``reached`` is the address of ours by which the host came: ``listener`` may stand for all of them. ``announced`` is
+    what Connect must keep to, where the connection was made for a certain queue (NVMe/RDMA).
     """
 
     def __init__(self, target: Target, listener: ListenAddress, peer: PeerAddress, reached: str) -> None:
@@ -123,6 +132,7 @@ class Queue:
         self.listener = listener
         self.peer = peer
         self.reached = reached
+        self.announced: Announced | None = None
         self.state = QueueState.UNCONNECTED
         self.qid: int | None = None
         self.sqsize = 0

@@ -29,7 +29,7 @@ from nvmet_p2p.target.request_types import (
 )
 from nvmet_p2p.target.validate import DISCOVERY_NQN
 
-RDMA_ONLY = "an option of the RDMA transport, which is not built yet"
+RDMA_OPTIONS = ("num_cqe", "max_srq_depth", "no_srq", "acceptor_backlog", "no_wr_batching")
 VFIO_ONLY = "an option of the VFIO-USER transport, which this target does not have"
 NO_TLS = "TLS is not supported yet"
 NO_AUTH = "in-band authentication is not supported yet"
@@ -42,16 +42,17 @@ HostNqn = Annotated[str, doc("NQN of the host")]
 Flag = bool | UnsetType
 Number = U32 | UnsetType
 Text = str | UnsetType
+SrqDepth = Annotated[int, Meta(ge=1, le=limits.RDMA_SRQ_DEPTH_MAX)]
 FALSE = (False,)
 
 
 class ListenAddressParams(Request, frozen=True, kw_only=True):
     """A transport address."""
 
-    trtype: Annotated[str, doc("Transport type: TCP")]
+    trtype: Annotated[str, doc("Transport type: TCP or RDMA")]
     adrfam: Annotated[str, doc("Address family, ipv4 or ipv6; without it, what the address says")] = ""
     traddr: Annotated[str, doc("IP address")]
-    trsvcid: Annotated[str, doc("TCP port")] = ""
+    trsvcid: Annotated[str, doc("Port")] = ""
 
 
 Address = Annotated[ListenAddressParams, doc("Address and port")]
@@ -60,7 +61,7 @@ Address = Annotated[ListenAddressParams, doc("Address and port")]
 class CreateTransport(TargetRequest, frozen=True, kw_only=True):
     """nvmf_create_transport"""
 
-    trtype: Annotated[str, doc("Transport type: TCP")]
+    trtype: Annotated[str, doc("Transport type: TCP or RDMA")]
     max_queue_depth: Annotated[
         int, Meta(ge=2, le=limits.IO_QUEUE_DEPTH_MAX, description="Entries of an I/O submission queue at most")
     ] = 128
@@ -91,22 +92,24 @@ class CreateTransport(TargetRequest, frozen=True, kw_only=True):
     iobuf_small_cache_size: Annotated[U32, hint("Small data buffers of a poll group")] = 0xFFFF_FFFF
     iobuf_large_cache_size: Annotated[U32, hint("Large data buffers of a poll group")] = 0xFFFF_FFFF
     zcopy: Annotated[bool, hint("Zero copy where the bdev can")] = False
-    num_cqe: Annotated[I32 | UnsetType, only((), "Completion queue entries", RDMA_ONLY)] = UNSET
-    max_srq_depth: Annotated[Number, only((), "Shared receive queue entries", RDMA_ONLY)] = UNSET
-    no_srq: Annotated[Flag, only(FALSE, "No shared receive queue", RDMA_ONLY)] = UNSET
-    c2h_success: Annotated[bool, doc("Use the SUCCESS flag of C2HData instead of a response where possible")] = True
+    num_cqe: Annotated[I32 | UnsetType, hint("RDMA: completion queue entries")] = UNSET
+    max_srq_depth: Annotated[SrqDepth | UnsetType, doc("RDMA: entries of a shared receive queue; default 4096")] = UNSET
+    no_srq: Annotated[Flag, doc("RDMA: each queue has a receive queue of its own")] = UNSET
+    c2h_success: Annotated[bool, doc("TCP: use the SUCCESS flag of C2HData instead of a response where possible")] = (
+        True
+    )
     dif_insert_or_strip: Annotated[bool, only(FALSE, "Insert and strip protection information", NO_METADATA)] = False
     sock_priority: Annotated[U32, only((0,), "SO_PRIORITY of connections", "it is not supported")] = 0
-    acceptor_backlog: Annotated[I32 | UnsetType, only((), "Connections that wait to be accepted", RDMA_ONLY)] = UNSET
+    acceptor_backlog: Annotated[I32 | UnsetType, doc("RDMA: connections that wait to be accepted; default 100")] = UNSET
     abort_timeout_sec: Annotated[U32, hint("Seconds that an Abort waits for its command")] = 1
-    no_wr_batching: Annotated[Flag, only(FALSE, "No batching of work requests", RDMA_ONLY)] = UNSET
+    no_wr_batching: Annotated[Flag, hint("RDMA: no batching of work requests")] = UNSET
     control_msg_num: Annotated[U16, hint("Control messages of a poll group")] = 32
     disable_mappable_bar0: Annotated[Flag, only(FALSE, "No mmap() of BAR 0", VFIO_ONLY)] = UNSET
     disable_adaptive_irq: Annotated[Flag, only(FALSE, "No adaptive interrupts", VFIO_ONLY)] = UNSET
     disable_shadow_doorbells: Annotated[Flag, only(FALSE, "No shadow doorbells", VFIO_ONLY)] = UNSET
     acceptor_poll_rate: Annotated[U32, hint("Microseconds between two looks for new connections")] = 10000
     ack_timeout: Annotated[U32, hint("Acknowledgement timeout in milliseconds")] = 0
-    data_wr_pool_size: Annotated[U32, hint("Work requests for data")] = 0
+    data_wr_pool_size: Annotated[Number, hint("Work requests for data; default 0, of RDMA 4095")] = UNSET
     disable_command_passthru: Annotated[bool, hint("No command is passed through to a drive")] = False
     kas: Annotated[int, Meta(ge=1, le=0xFFFF, description="Keep Alive granularity in units of 100 ms")] = 10
     min_kato: Annotated[U32, doc("Smallest Keep Alive Timeout in ms, rounded up to the granularity")] = 0

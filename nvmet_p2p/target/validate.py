@@ -23,6 +23,7 @@ INVALID_PARAMS: Final = -32602
 INTERNAL_ERROR: Final = -32603
 PARSE_ERROR: Final = -32700
 
+TRANSPORT_TYPES: Final = ("TCP", "RDMA")
 TARGET_NAME: Final = "nvmf_tgt"
 DISCOVERY_NQN: Final = "nqn.2014-08.org.nvmexpress.discovery"
 UUID_NQN_PREFIX: Final = "nqn.2014-08.org.nvmexpress:uuid:"
@@ -119,13 +120,11 @@ def parse_hex_id(text: str, size: int, where: str) -> str:
 
 
 def parse_transport_type(trtype: str, where: str) -> str:
-    """The transport's name as SPDK spells it. ``TCP`` is all that this version has."""
+    """The transport's name as SPDK spells it: ``TCP`` or ``RDMA``."""
     name = trtype.upper()
-    if name == "TCP":
-        return name
-    if name == "RDMA":
-        raise unsupported(f"{where}: the RDMA transport is not built yet; this version has TCP")
-    raise invalid(f"{where}: there is no transport type {trtype!r}; this version has TCP")
+    if name not in TRANSPORT_TYPES:
+        raise invalid(f"{where}: there is no transport type {trtype!r}; there are {' and '.join(TRANSPORT_TYPES)}")
+    return name
 
 
 def parse_address(

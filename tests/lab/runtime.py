@@ -99,11 +99,17 @@ def _libraries(programs: Iterable[Path]) -> set[Path]:
     return {Path(name) for name in re.findall(r"(?:=>|^)\s+(/\S+) \(0x", done.stdout, re.MULTILINE)}
 
 
+def _soft_roce() -> list[Path]:
+    """libibverbs' plug-in for rdma_rxe and the file that names it: the only RDMA device of a guest."""
+    folder = f"/usr/lib/{sysconfig.get_config_var('MULTIARCH')}/libibverbs"
+    return [path for path in (*Path(folder).glob("librxe-*.so"), Path("/etc/libibverbs.d/rxe.driver")) if path.exists()]
+
+
 def _recipe() -> list[str]:
     program = find_program()
     facts = [str(_base()), sys.version, sys.prefix, str(ROOT), str(program)]
     facts += [f"{d.metadata['Name']} {d.version}" for d in distributions()]
-    linked = [_base(), *([program] if program else [])]
+    linked = [_base(), *([program] if program else []), *(p for p in _soft_roce() if p.suffix == ".so")]
     libraries = [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in sorted(_libraries(linked))]
     return ["runtime 1", *facts, *libraries, hashlib.sha256(Path(__file__).read_bytes()).hexdigest()]
 
@@ -149,6 +155,8 @@ def _build(out: Path) -> None:
     _copy(root, Path(sys._base_executable))  # type: ignore[attr-defined]
     _copy(root, _base())
     (_at(root, Path(sysconfig.get_path("purelib"))) / "nvmet_p2p.pth").write_text(f"{ROOT}\n")
+    for path in _soft_roce():
+        _copy(root, path)
     linked = [p for p in root.rglob("*.so*") if p.is_file() and not p.is_symlink()]
     for library in _libraries([*linked, _base(), *([program] if program else [])]):
         _copy(root, library)

@@ -15,9 +15,17 @@ from nvmet_p2p.dataplane.inprocess.bdev import open_bdev
 from nvmet_p2p.dataplane.inprocess.controller import ControllerState
 from nvmet_p2p.dataplane.inprocess.queue import IoQueue
 from nvmet_p2p.dataplane.inprocess.queue_socket import RECEIVE_BYTES
-from nvmet_p2p.dataplane.port import DataPlaneEvents, DataPlaneStatus, IoStat, QueueHandoff, QueueStat
+from nvmet_p2p.dataplane.port import (
+    DataPlaneEvents,
+    DataPlaneStatus,
+    IoStat,
+    QueueHandoff,
+    QueueStat,
+    RdmaHandoff,
+    RdmaStatus,
+)
 from nvmet_p2p.errors import InvariantError, OperatorError
-from nvmet_p2p.target.config import QOS_LIMITS, BdevConfig, BdevFacts
+from nvmet_p2p.target.config import QOS_LIMITS, BdevConfig, BdevFacts, ListenAddress, TransportConfig
 from nvmet_p2p.target.effects import ControllerKey, ControllerView
 
 log = structlog.get_logger()
@@ -146,8 +154,23 @@ class InProcessDataPlane:
 
     # -- queues
 
-    async def queue_adopt(self, handoff: QueueHandoff) -> None:
-        """On failure the socket stays the caller's."""
+    async def transport_create(self, config: TransportConfig) -> None:
+        if config.trtype != "TCP":
+            raise OperatorError(-errno.EOPNOTSUPP, f"transport {config.trtype}: {ONLY_NATIVE}")
+
+    async def listen(self, address: ListenAddress, config: TransportConfig) -> None:
+        raise OperatorError(-errno.EOPNOTSUPP, f"transport {config.trtype}: {ONLY_NATIVE}")
+
+    async def unlisten(self, address: ListenAddress) -> None:
+        """It never listens."""
+
+    async def rdma_status(self) -> RdmaStatus:
+        return RdmaStatus(False, ONLY_NATIVE)
+
+    async def queue_adopt(self, handoff: QueueHandoff | RdmaHandoff) -> None:
+        """On failure the connection stays the caller's."""
+        if isinstance(handoff, RdmaHandoff):
+            raise OperatorError(-errno.EOPNOTSUPP, f"NVMe/RDMA: {ONLY_NATIVE}")
         controller = self._controllers.get(handoff.key)
         if controller is None:
             raise OperatorError(-errno.ENODEV, f"controller {handoff.key} is not known")

@@ -20,10 +20,17 @@ from typing import Any, Final
 
 from nvmet_p2p.dataplane.native.activity import Activity
 from nvmet_p2p.dataplane.native.channel import CLOSED, Channel
-from nvmet_p2p.dataplane.native.messages import Adopted, Hello, Message, build_adopt, build_hello
+from nvmet_p2p.dataplane.native.messages import (
+    Adopted,
+    Hello,
+    Message,
+    build_adopt,
+    build_hello,
+    build_rdma_adopt,
+)
 from nvmet_p2p.dataplane.native.process import HelperProcess
 from nvmet_p2p.dataplane.native.rpc import LINK_CLOSED, LinkLostError, RpcLink
-from nvmet_p2p.dataplane.port import QueueHandoff
+from nvmet_p2p.dataplane.port import QueueHandoff, RdmaHandoff
 from nvmet_p2p.errors import OperatorError
 
 START_TIMEOUT_S: Final = 10.0
@@ -141,13 +148,16 @@ class Helper:
         """For ``adopt``."""
         return next(self.tokens)
 
-    async def adopt(self, token: int, slot: int, handoff: QueueHandoff) -> Adopted:
-        """Hands the socket over; it is still ours to close. Raises ``LinkLostError``."""
+    async def adopt(self, token: int, slot: int, handoff: QueueHandoff | RdmaHandoff) -> Adopted:
+        """Hands the connection over; a socket is still ours to close. Raises ``LinkLostError``."""
         if self.lost.done():
             raise LinkLostError("the data plane is gone")
         waiting: asyncio.Future[Adopted] = asyncio.get_running_loop().create_future()
         self.adopting[token] = waiting
-        self.channel.send(build_adopt(token, slot, handoff), handoff.sock)
+        if isinstance(handoff, RdmaHandoff):
+            self.channel.send(build_rdma_adopt(token, slot, handoff))
+        else:
+            self.channel.send(build_adopt(token, slot, handoff), handoff.sock)
         return await waiting
 
     async def end(self, *, drain: bool = False) -> None:

@@ -5,12 +5,13 @@ One message is one packet: a header of 16 bytes, then what belongs to its type; 
 
 from __future__ import annotations
 
+import ipaddress
 import struct
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from typing import Final
 
-from nvmet_p2p.dataplane.port import QueueHandoff
+from nvmet_p2p.dataplane.port import QueueHandoff, RdmaConnection, RdmaHandoff
 from nvmet_p2p.errors import NvmetP2PError
 
 MAGIC: Final = 0x4332504E  # "NP2C"
@@ -26,6 +27,17 @@ _QUEUE_CLOSED: Final = struct.Struct("<QHH")
 _UPCALL: Final = struct.Struct("<QQHHI64s")
 _UPCALL_DONE: Final = struct.Struct("<QHHI")
 _BDEV_CHANGED: Final = struct.Struct("<I")
+_RDMA_CONNECTED: Final = struct.Struct("<QHBB16s16sHHHHH")
+_RDMA_CAPSULE: Final = struct.Struct("<Q64sI")
+_RDMA_FETCH: Final = struct.Struct("<QHHI")
+_RDMA_DATA: Final = struct.Struct("<QHh")
+_RDMA_REPLY: Final = struct.Struct("<Q16sHHI")
+_RDMA_ADOPT: Final = struct.Struct("<QQQHHHHII16s64s")
+_RDMA_CONN: Final = struct.Struct("<Q")
+_ADDRESS_BYTES: Final = {1: 4, 2: 16}  # by ADRFAM
+
+FETCH_BYTES_MAX: Final = PACKET_BYTES_MAX - _HEADER.size - _RDMA_DATA.size
+REPLY_BYTES_MAX: Final = PACKET_BYTES_MAX - _HEADER.size - _RDMA_REPLY.size
 
 
 class Kind(IntEnum):
@@ -38,6 +50,14 @@ class Kind(IntEnum):
     UPCALL = 5
     UPCALL_DONE = 6
     BDEV_CHANGED = 7
+    RDMA_CONNECTED = 16
+    RDMA_CAPSULE = 17
+    RDMA_FETCH = 18
+    RDMA_DATA = 19
+    RDMA_REPLY = 20
+    RDMA_ADOPT = 21
+    RDMA_CLOSE = 22
+    RDMA_CLOSED = 23
 
 
 class Feature(IntFlag):
@@ -60,6 +80,14 @@ class DoneFlag(IntFlag):
 
     DNR = 1
     CLOSE = 2
+
+
+class ReplyFlag(IntFlag):
+    """Flags of RDMA_REPLY."""
+
+    CLOSE = 1
+    LAST = 2
+    DROP = 4
 
 
 class ChannelError(NvmetP2PError):
@@ -112,7 +140,43 @@ class BdevChanged:
     name: str
 
 
-Message = Hello | Adopted | QueueClosed | Upcall | BdevChanged
+@dataclass(frozen=True, slots=True)
+class RdmaConnected:
+    """An NVMe/RDMA connection is established."""
+
+    conn: int
+    connection: RdmaConnection
+
+
+@dataclass(frozen=True, slots=True)
+class RdmaCapsule:
+    """A command capsule of a connection that is no I/O queue."""
+
+    conn: int
+    sqe: bytes
+    icd: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RdmaData:
+    """Answer to RDMA_FETCH: 0 and the data, or a negated errno."""
+
+    conn: int
+    cid: int
+    rc: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RdmaClosed:
+    """A connection that is no I/O queue has ended."""
+
+    conn: int
+    reason: str
+
+
+RdmaMessage = RdmaConnected | RdmaCapsule | RdmaData | RdmaClosed
+Message = Hello | Adopted | QueueClosed | Upcall | BdevChanged | RdmaMessage
 
 
 def _build(kind: Kind, *parts: bytes) -> bytes:
@@ -163,6 +227,51 @@ def build_upcall_done(token: int, status: int, *, dnr: bool = False, close: bool
     return _build(Kind.UPCALL_DONE, _UPCALL_DONE.pack(token, status, flags, dw0))
 
 
+def build_rdma_fetch(conn: int, cid: int, length: int) -> bytes:
+    """``length`` bytes of a command's data are wanted, at most ``FETCH_BYTES_MAX``."""
+    return _build(Kind.RDMA_FETCH, _RDMA_FETCH.pack(conn, cid, 0, length))
+
+
+def build_rdma_reply(conn: int, cqe: bytes, data: bytes = b"", *, close: bool = False) -> list[bytes]:
+    """A response with the data that goes before it, in as many messages as that takes."""
+    packets: list[bytes] = []
+    for at in range(0, max(len(data), 1), REPLY_BYTES_MAX):
+        piece = data[at : at + REPLY_BYTES_MAX]
+        last = at + len(piece) >= len(data)
+        flags = (ReplyFlag.LAST if last else 0) | (ReplyFlag.CLOSE if last and close else 0)
+        packets.append(_build(Kind.RDMA_REPLY, _RDMA_REPLY.pack(conn, cqe, flags, 0, at), piece))
+    return packets
+
+
+def build_rdma_drop(conn: int, cid: int) -> bytes:
+    """The oldest command with this CID gets no response."""
+    cqe = bytes(12) + cid.to_bytes(2, "little") + bytes(2)
+    return _build(Kind.RDMA_REPLY, _RDMA_REPLY.pack(conn, cqe, ReplyFlag.DROP, 0, 0))
+
+
+def build_rdma_adopt(token: int, slot: int, handoff: RdmaHandoff) -> bytes:
+    """A connection becomes an I/O queue."""
+    fixed = _RDMA_ADOPT.pack(
+        token,
+        handoff.key,
+        handoff.link.conn,
+        handoff.qid,
+        handoff.sqsize,
+        handoff.sqhd,
+        AdoptFlag.SQ_FLOW_CONTROL if handoff.sq_flow_control else 0,
+        handoff.icd_max,
+        slot,
+        handoff.cqe,
+        handoff.peer.encode()[: PEER_BYTES - 1],
+    )
+    return _build(Kind.RDMA_ADOPT, fixed)
+
+
+def build_rdma_close(conn: int) -> bytes:
+    """A connection is to end."""
+    return _build(Kind.RDMA_CLOSE, _RDMA_CONN.pack(conn))
+
+
 def parse(packet: bytes) -> Message:
     """A message of the data plane. Raises ``ChannelError``."""
     if len(packet) < _HEADER.size:
@@ -199,5 +308,39 @@ def _parse_body(kind: int, packet: bytes) -> Message:
         case Kind.BDEV_CHANGED:
             (present,) = _BDEV_CHANGED.unpack_from(packet, at)
             return BdevChanged(bool(present), packet[at + _BDEV_CHANGED.size :].decode())
+        case Kind.RDMA_CONNECTED:
+            return _parse_connected(packet, at)
+        case Kind.RDMA_CAPSULE:
+            conn, sqe, icd_len = _RDMA_CAPSULE.unpack_from(packet, at)
+            icd = packet[at + _RDMA_CAPSULE.size :]
+            if len(icd) != icd_len:
+                raise ChannelError("RDMA_CAPSULE: icd_len is not what follows")
+            return RdmaCapsule(conn, sqe, icd)
+        case Kind.RDMA_DATA:
+            conn, cid, rc = _RDMA_DATA.unpack_from(packet, at)
+            return RdmaData(conn, cid, rc, packet[at + _RDMA_DATA.size :])
+        case Kind.RDMA_CLOSED:
+            (conn,) = _RDMA_CONN.unpack_from(packet, at)
+            return RdmaClosed(conn, packet[at + _RDMA_CONN.size :].decode(errors="replace"))
         case _:
             raise ChannelError(f"a message of type {kind} from the data plane")
+
+
+def _parse_connected(packet: bytes, at: int) -> RdmaConnected:
+    conn, port, adrfam, _, local, peer, peer_port, qid, hsqsize, hrqsize, cntlid = _RDMA_CONNECTED.unpack_from(
+        packet, at
+    )
+    size = _ADDRESS_BYTES.get(adrfam)
+    if size is None:
+        raise ChannelError(f"RDMA_CONNECTED: address family {adrfam}")
+    connection = RdmaConnection(
+        traddr=str(ipaddress.ip_address(local[:size])),
+        trsvcid=str(port),
+        adrfam="IPv4" if size == 4 else "IPv6",
+        peer=(str(ipaddress.ip_address(peer[:size])), str(peer_port)),
+        qid=qid,
+        hsqsize=hsqsize,
+        hrqsize=hrqsize,
+        cntlid=cntlid,
+    )
+    return RdmaConnected(conn, connection)

@@ -27,13 +27,26 @@ from nvmet_p2p.dataplane.native.messages import (
     BdevChanged,
     Message,
     QueueClosed,
+    RdmaCapsule,
+    RdmaClosed,
+    RdmaConnected,
+    RdmaData,
     Upcall,
     build_upcall_done,
 )
+from nvmet_p2p.dataplane.native.rdma import RdmaSide
 from nvmet_p2p.dataplane.native.rpc import LinkLostError
-from nvmet_p2p.dataplane.port import DataPlaneEvents, DataPlaneStatus, IoStat, QueueHandoff, QueueStat
+from nvmet_p2p.dataplane.port import (
+    DataPlaneEvents,
+    DataPlaneStatus,
+    IoStat,
+    QueueHandoff,
+    QueueStat,
+    RdmaHandoff,
+    RdmaStatus,
+)
 from nvmet_p2p.errors import InvariantError, NvmeStatusError, OperatorError
-from nvmet_p2p.target.config import BdevConfig, BdevFacts
+from nvmet_p2p.target.config import BdevConfig, BdevFacts, ListenAddress, TransportConfig
 from nvmet_p2p.target.effects import ControllerKey, ControllerView
 from nvmet_p2p.wire.sqe import Sqe
 
@@ -83,6 +96,7 @@ class NativeDataPlane:
         self._queues: dict[ControllerKey, dict[int, _Queue]] = {}
         self._adopting: dict[int, _Queue] = {}  # by token
         self._leaving: set[tuple[ControllerKey, int]] = set()  # disconnected: the helper closes them by itself
+        self._rdma = RdmaSide(self._call)
         self._past: dict[ControllerKey, int] = {}  # commands of queues that are closed
         self._iostat: dict[str, IoStat] = {}
         self._outstanding: dict[tuple[ControllerKey, int], int] = {}
@@ -171,6 +185,7 @@ class NativeDataPlane:
             self._forget(queue)
             if queue.adopted:
                 self._tell().queue_closed(queue.key, queue.qid, f"the data plane is gone: {reason}")
+        self._rdma.lost(f"the data plane is gone: {reason}")
         self._leaving.clear()
         self._adopting.clear()
         self._outstanding.clear()
@@ -221,6 +236,7 @@ class NativeDataPlane:
                 await helper.call("p2p_controller_set", calls.set_controller(view))
             except OperatorError as error:  # it names a back end that is absent now: another view is on its way
                 log.warning("controller.refused", controller=view.key, reason=error.message)
+        await self._rdma.refill(self._tell())
 
     async def _watch(self) -> None:
         """Keeps the counters fresh while there is I/O, and finds out a helper that hangs."""
@@ -265,6 +281,9 @@ class NativeDataPlane:
                 adopting = self._adopting.pop(message.token, None)
                 if adopting is not None:
                     adopting.adopted = message.rc == 0
+            case RdmaConnected() | RdmaCapsule() | RdmaData() | RdmaClosed():
+                if self._helper is not None:  # else we are stopping
+                    self._rdma.received(message, self._helper.channel, self._tell())
 
     def _upcall(self, message: Upcall) -> None:
         helper = self._helper
@@ -408,10 +427,26 @@ class NativeDataPlane:
         """A helper is there, perhaps without the whole model yet."""
         return self._helper is not None and not self._helper.lost.done() and self._helper.rpc is not None
 
+    # -- NVMe/RDMA ---------------------------------------------------------------------------------------------------
+
+    async def transport_create(self, config: TransportConfig) -> None:
+        if config.trtype == "RDMA":
+            await self._rdma.check(config)
+
+    async def listen(self, address: ListenAddress, config: TransportConfig) -> None:
+        await self._rdma.listen(address, config)
+
+    async def unlisten(self, address: ListenAddress) -> None:
+        with contextlib.suppress(OperatorError):  # it does not listen any more in any case
+            await self._rdma.unlisten(address)
+
+    async def rdma_status(self) -> RdmaStatus:
+        return await self._rdma.status()
+
     # -- queues ------------------------------------------------------------------------------------------------------
 
-    async def queue_adopt(self, handoff: QueueHandoff) -> None:
-        """On failure the socket stays the caller's."""
+    async def queue_adopt(self, handoff: QueueHandoff | RdmaHandoff) -> None:
+        """On failure the connection stays the caller's."""
         helper = await self._usable()
         address = (handoff.key, handoff.qid)
         if handoff.key not in self._views:
@@ -421,6 +456,8 @@ class NativeDataPlane:
         if address in self._leaving:  # its predecessor has not said good-bye yet
             self._leaving.discard(address)
             await self._close("p2p_queue_close", {"key": handoff.key, "qid": handoff.qid})
+        if isinstance(handoff, RdmaHandoff):
+            self._rdma.adopting(handoff)
         slot = self._activity.take()
         if slot is None:
             raise OperatorError(-errno.ENOSPC, "there is no room for another I/O queue")
@@ -436,7 +473,8 @@ class NativeDataPlane:
         if answer.rc < 0:
             self._forget(queue)
             raise OperatorError(answer.rc, answer.text or f"I/O queue {address} was refused")
-        handoff.sock.close()
+        if isinstance(handoff, QueueHandoff):
+            handoff.sock.close()  # the helper has a descriptor of its own
 
     def _forget(self, queue: _Queue) -> None:
         """It is closed; a second call does nothing."""

@@ -174,9 +174,31 @@ async def get_stats(context: Context, p: OfTarget) -> Shown:
         "current_unassociated_qpairs": stats.current_unassociated_qpairs,
         "pending_bdev_io": stats.pending_bdev_io,
         "completed_nvme_io": stats.completed_nvme_io,
-        "transports": [{"trtype": trtype} for trtype in context.config.transports],
+        "transports": [await _transport_stats(context, trtype) for trtype in context.config.transports],
     }
     return {"tick_rate": TICK_RATE, "poll_groups": [group]}
+
+
+DEVICE_COUNTERS: Final = (
+    "polls", "idle_polls", "completions", "requests", "request_latency", "pending_free_request", "pending_rdma_read",
+    "pending_rdma_write", "pending_rdma_send", "total_send_wrs", "send_doorbell_updates", "total_recv_wrs",
+    "recv_doorbell_updates",
+)  # fmt: skip
+
+
+async def _transport_stats(context: Context, trtype: str) -> Shown:
+    """What SPDK shows of a transport in a poll group: of RDMA, the counters of each device."""
+    if trtype != "RDMA":
+        return {"trtype": trtype}
+    status = await context.dataplane.rdma_status()
+    return {
+        "trtype": trtype,
+        "pending_data_buffer": status.pending_data_buffer,
+        "devices": [
+            {"name": device.get("name", ""), **{name: device.get(name, 0) for name in DEVICE_COUNTERS}}
+            for device in status.devices
+        ],
+    }
 
 
 _LIST = list[dict[str, Any]]

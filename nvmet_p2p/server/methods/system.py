@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 from nvmet_p2p.server import openrpc
 from nvmet_p2p.server.context import Context
 from nvmet_p2p.server.schema import Method
-from nvmet_p2p.state.render import SUBSYSTEMS, render_config, render_subsystem, replay, replay_subsystem
+from nvmet_p2p.state.render import SUBSYSTEMS, address_params, render_config, render_subsystem, replay, replay_subsystem
 from nvmet_p2p.target.request_types import NoParams, Request, doc
 
 SPDK_MAJOR: Final = 26  # the release whose methods, parameters and answers are taken as the model
@@ -98,8 +98,23 @@ async def get_status(context: Context, _: NoParams) -> dict[str, Any]:
         "unconnected_peers": stats.current_unassociated_qpairs,
         "tasks": len(asyncio.all_tasks()),
         "bdevs": len(config.bdevs),
+        "rdma": await _rdma(context),
+        "absent_listeners": [address_params(address) for address in context.unbound()],
         "absent_bdevs": [name for name in config.bdevs if name not in context.bdev_facts],
     }
+
+
+async def _rdma(context: Context) -> dict[str, Any]:
+    status = await context.dataplane.rdma_status()
+    return {
+        "available": status.built,
+        "reason": status.reason,
+        "devices": [
+            {"name": device.get("name", ""), "present": bool(device.get("present", True)),
+             "addresses": list(device.get("addresses", ()))}
+            for device in status.devices
+        ],
+    }  # fmt: skip
 
 
 async def nothing_to_wait_for(_: Context, __: NoParams) -> bool:
@@ -179,7 +194,8 @@ SYSTEM: Final = (
         params=NoParams,
         handler=get_status,
         summary="Show what the daemon is and does.",
-        result="version, process, data plane, paths and numbers; the names of bdevs whose file or device is absent",
+        result="version, process, data plane, paths and numbers; RDMA devices; the "
+        "addresses that cannot be listened on and the names of bdevs whose file or device is absent",
         result_type=dict[str, Any],
         spdk=False,
     ),

@@ -15,12 +15,12 @@ from nvmet_p2p.dataplane.inprocess import bdev
 from nvmet_p2p.dataplane.inprocess.bdev.base import Bdev
 from nvmet_p2p.dataplane.inprocess.bdev.malloc import MallocBdev
 from nvmet_p2p.dataplane.inprocess.engine import InProcessDataPlane
-from nvmet_p2p.dataplane.port import QueueHandoff
+from nvmet_p2p.dataplane.port import QueueHandoff, RdmaConnection, RdmaLink, RdmaReceiver
 from nvmet_p2p.protocol.events import CommandCompleted, HostEvent
 from nvmet_p2p.protocol.tcp_common import TcpParams
 from nvmet_p2p.protocol.tcp_host import HostOptions, TcpHost
 from nvmet_p2p.protocol.tcp_target import TcpLimits, TcpTarget
-from nvmet_p2p.target.config import BdevConfig, BdevFacts
+from nvmet_p2p.target.config import BdevConfig, BdevFacts, ListenAddress
 from nvmet_p2p.target.effects import ControllerView, NamespaceView
 from nvmet_p2p.wire.codec import BytesLike
 from nvmet_p2p.wire.sgl import SglDescriptor
@@ -45,6 +45,12 @@ class Events:
 
     def bdev_changed(self, name: str, facts: BdevFacts | None) -> None:
         self.changed.append((name, facts))
+
+    def rdma_connected(self, link: RdmaLink, connection: RdmaConnection) -> RdmaReceiver | None:
+        raise AssertionError("this engine has no NVMe/RDMA")
+
+    def listener_lost(self, address: ListenAddress, reason: str) -> None:
+        raise AssertionError("this engine has no NVMe/RDMA")
 
     def io_command(self, key: int, qid: int, sqe: Sqe) -> None:
         raise AssertionError("this engine decides every command by itself")

@@ -14,8 +14,9 @@ import pytest
 from nvmet_p2p.dataplane.native import plane as plane_module
 from nvmet_p2p.dataplane.native.helper import LaunchOptions
 from nvmet_p2p.dataplane.native.plane import NativeDataPlane
+from nvmet_p2p.dataplane.port import RdmaConnection, RdmaLink, RdmaReceiver
 from nvmet_p2p.errors import OperatorError
-from nvmet_p2p.target.config import BdevConfig, BdevFacts
+from nvmet_p2p.target.config import BdevConfig, BdevFacts, ListenAddress
 from nvmet_p2p.target.effects import ControllerView
 from nvmet_p2p.wire.sqe import Sqe
 
@@ -34,6 +35,12 @@ class Events:
 
     def bdev_changed(self, name: str, facts: BdevFacts | None) -> None:
         raise AssertionError("no back end is open")
+
+    def rdma_connected(self, link: RdmaLink, connection: RdmaConnection) -> RdmaReceiver | None:
+        raise AssertionError("nothing is listened on")
+
+    def listener_lost(self, address: ListenAddress, reason: str) -> None:
+        raise AssertionError("nothing is listened on")
 
     def io_command(self, key: int, qid: int, sqe: Sqe) -> None:
         raise AssertionError("no queue is open")

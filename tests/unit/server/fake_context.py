@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from nvmet_p2p.config import Settings
-from nvmet_p2p.dataplane.port import DataPlane, DataPlaneStatus, IoStat
+from nvmet_p2p.dataplane.port import DataPlane, DataPlaneStatus, IoStat, RdmaStatus
 from nvmet_p2p.errors import OperatorError
 from nvmet_p2p.server.context import ControllerInfo, QpairInfo, QueueStats
 from nvmet_p2p.server.dispatcher import Dispatcher
@@ -25,6 +25,7 @@ class FakeDataPlane:
     def __init__(self) -> None:
         self.stats: dict[str, IoStat] = {}
         self.refreshes = 0
+        self.rdma = RdmaStatus(False, "the fake has none")
         self.forwarded: list[tuple[str, dict[str, Any]]] = []
 
     def iostat(self, name: str) -> IoStat | None:
@@ -36,6 +37,9 @@ class FakeDataPlane:
     async def forward(self, method: str, params: dict[str, Any]) -> Any:
         self.forwarded.append((method, params))
         return True
+
+    async def rdma_status(self) -> RdmaStatus:
+        return self.rdma
 
     def status(self) -> DataPlaneStatus:
         return DataPlaneStatus(pid=os.getpid())
@@ -97,6 +101,9 @@ class FakeContext:
                 raise OperatorError(-errno.ENOENT, f"{os.strerror(errno.ENOENT)}: {config.filename}")
             num_blocks = self.files[config.filename] // block_size
         return BdevFacts(name=config.name, block_size=block_size, num_blocks=num_blocks, readonly=config.readonly)
+
+    def unbound(self) -> list[ListenAddress]:
+        return []
 
     def new_uuid(self) -> str:
         self._uuids += 1

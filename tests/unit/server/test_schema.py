@@ -108,7 +108,7 @@ def test_openrpc_document() -> None:
     params = {param["name"]: param for param in by_name["nvmf_create_transport"]["params"]}
     assert params["trtype"] == {
         "name": "trtype",
-        "description": "Transport type: TCP",
+        "description": "Transport type: TCP or RDMA",
         "required": True,
         "schema": {"type": "string"},
     }

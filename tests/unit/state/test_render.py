@@ -22,6 +22,7 @@ BDEVS = ["m0", "m1", "n0", "a0", "u0"]
 ADDRESSES = [
     {"trtype": "TCP", "adrfam": "IPv4", "traddr": "192.0.2.1", "trsvcid": "4420"},
     {"trtype": "tcp", "traddr": "::1", "trsvcid": "8009"},
+    {"trtype": "RDMA", "adrfam": "IPv4", "traddr": "192.0.2.1", "trsvcid": "4420"},
 ]
 STATES = ["optimized", "non_optimized", "inaccessible"]
 
@@ -57,6 +58,11 @@ class Configuration(RuleBasedStateMachine):
     )
     def create_transport(self, kas: int, kato: int, unit: int, small: int) -> None:
         self.do("nvmf_create_transport", trtype="TCP", kas=kas, min_kato=kato, io_unit_size=unit, buf_cache_size=small)
+
+    @rule(srq=st.none() | st.integers(1, 65535), no_srq=st.none() | st.booleans(), cqe=st.none() | st.integers(1, 9000))
+    def create_rdma_transport(self, srq: int | None, no_srq: bool | None, cqe: int | None) -> None:
+        given = {"max_srq_depth": srq, "no_srq": no_srq, "num_cqe": cqe}
+        self.do("nvmf_create_transport", trtype="RDMA", **{name: v for name, v in given.items() if v is not None})
 
     @rule(words=st.lists(st.sampled_from(["transport", "address", "svcid"])))
     def set_config(self, words: list[str]) -> None:

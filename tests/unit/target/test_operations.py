@@ -88,9 +88,25 @@ def test_min_kato_is_rounded_up_to_kas() -> None:
     assert config.value.transports["TCP"].min_kato == 600
 
 
+def test_rdma_transport() -> None:
+    config = Config()
+    config.do("nvmf_create_transport", trtype="rdma", acceptor_backlog=-1, no_srq=True, c2h_success=False)
+    rdma = config.value.transports["RDMA"]
+    assert (rdma.acceptor_backlog, rdma.no_srq, rdma.max_srq_depth, rdma.num_cqe) == (100, True, 4096, 4096)
+    assert (rdma.data_wr_pool_size, rdma.no_wr_batching, rdma.c2h_success) == (4095, False, True)
+    config.do("nvmf_create_transport", trtype="TCP", data_wr_pool_size=7, no_wr_batching=False)
+    assert config.value.transports["TCP"].data_wr_pool_size == 7
+    assert list(config.value.transports) == ["RDMA", "TCP"]
+    for options, text in (
+        ({"in_capsule_data_size": 65536}, "is more than 32768"),
+        ({"max_srq_depth": 0}, "max_srq_depth"),
+    ):
+        code = -32603 if "in_capsule_data_size" in options else -32602
+        Config().refused(code, text, "nvmf_create_transport", trtype="RDMA", **options)
+
+
 def test_transport_refusals() -> None:
     config = Config()
-    config.refused(-95, "RDMA transport is not built yet", "nvmf_create_transport", trtype="rdma")
     config.refused(-32602, "no transport type 'PCIE'", "nvmf_create_transport", trtype="PCIE")
     config.refused(-32603, "no target 'other'", "nvmf_create_transport", trtype="TCP", tgt_name="other")
     config.do("nvmf_create_transport", trtype="TCP", tgt_name="nvmf_tgt")
@@ -351,7 +367,7 @@ def test_listeners(config: Config) -> None:
 @pytest.mark.parametrize(
     ("address", "code", "text"),
     [
-        ({"trtype": "RDMA"}, -95, "not built yet"),
+        ({"trtype": "RDMA"}, -32602, "create transport 'RDMA' first"),
         ({"trtype": "FC"}, -32602, "listen_address.trtype"),
         ({"adrfam": "ib"}, -32602, "adrfam"),
         ({"adrfam": "ipv6"}, -32602, "is not an ipv6 address"),
