@@ -27,6 +27,7 @@ void fake_reset(void)
 {
 	fake_release();
 	memset(&fake, 0, sizeof(fake));
+	memset(&fake_rdma, 0, sizeof(fake_rdma));
 	fake.adopted.fd = -1;
 	memset(bdev_names, 0, sizeof(bdev_names));
 }

@@ -29,5 +29,18 @@ struct fake_engine {
 
 extern struct fake_engine fake;
 
+/* fake_rdma.c: what the last calls of rdma.h said. */
+struct fake_rdma {
+	unsigned listens, fetches, replies, adopts, closes, resets;
+	uint64_t conn;
+	uint16_t cid;
+	uint32_t length, flags, offset, depth;
+	uint8_t cqe[16], data[64];
+	char traddr[64];
+	struct dp_queue queue;
+};
+
+extern struct fake_rdma fake_rdma;
+
 void fake_reset(void);
 void fake_release(void);

@@ -420,6 +420,120 @@ static void test_end_of_the_control_plane(void **state)
 	channel_queue_closed((struct dp_queue_key){KEY, 2}, "to nobody");
 }
 
+/* -- NVMe/RDMA */
+
+static void test_rdma_events(void **state)
+{
+	struct dp_rdma_connected connected = {.conn = 7, .adrfam = 1, .local_port = 4420, .qid = 2, .hsqsize = 31, .hrqsize = 32};
+	struct channel_rdma_connected told;
+	struct channel_rdma_capsule capsule;
+	struct channel_rdma_data data;
+	uint8_t sqe[64] = {0x7F};
+	const void *body;
+	size_t len;
+
+	(void)state;
+	greet(0);
+	channel_rdma_events.connected(&connected);
+	assert_int_equal(receive(&body, &len), CHANNEL_RDMA_CONNECTED);
+	assert_int_equal(len, sizeof(told));
+	memcpy(&told, body, sizeof(told));
+	assert_int_equal(told.conn, 7);
+	assert_int_equal(told.port, 4420);
+	assert_int_equal(told.hsqsize, 31);
+	channel_rdma_events.capsule(7, sqe, "abc", 3);
+	assert_int_equal(receive(&body, &len), CHANNEL_RDMA_CAPSULE);
+	assert_int_equal(len, sizeof(capsule) + 3);
+	memcpy(&capsule, body, sizeof(capsule));
+	assert_int_equal(capsule.icd_len, 3);
+	assert_int_equal(capsule.sqe[0], 0x7F);
+	channel_rdma_events.data(7, 9, -EINVAL, NULL, 0);
+	assert_int_equal(receive(&body, &len), CHANNEL_RDMA_DATA);
+	memcpy(&data, body, sizeof(data));
+	assert_int_equal(data.cid, 9);
+	assert_int_equal(data.rc, -EINVAL);
+	channel_rdma_events.closed(7, "why");
+	assert_int_equal(receive(&body, &len), CHANNEL_RDMA_CLOSED);
+	assert_int_equal(len, sizeof(struct channel_rdma_conn) + 3);
+}
+
+static void test_rdma_orders(void **state)
+{
+	const struct channel_rdma_fetch fetch = {.conn = 7, .cid = 3, .length = 1024};
+	const struct channel_rdma_conn conn = {.conn = 7};
+	struct channel_rdma_reply reply = {.conn = 7, .flags = DP_RDMA_REPLY_LAST, .offset = 64};
+	char body[sizeof(reply) + 4] = {0};
+
+	(void)state;
+	greet(0);
+	send_message(CHANNEL_RDMA_FETCH, &fetch, sizeof(fetch), NULL, 0);
+	assert_int_equal(fake_rdma.fetches, 1);
+	assert_int_equal(fake_rdma.cid, 3);
+	assert_int_equal(fake_rdma.length, 1024);
+	memcpy(body, &reply, sizeof(reply));
+	memcpy(body + sizeof(reply), "data", 4);
+	send_message(CHANNEL_RDMA_REPLY, body, sizeof(body), NULL, 0);
+	assert_int_equal(fake_rdma.replies, 1);
+	assert_int_equal(fake_rdma.length, 4);
+	assert_int_equal(fake_rdma.offset, 64);
+	assert_memory_equal(fake_rdma.data, "data", 4);
+	send_message(CHANNEL_RDMA_CLOSE, &conn, sizeof(conn), NULL, 0);
+	assert_int_equal(fake_rdma.closes, 1);
+	assert_int_equal(lost_count, 0);
+}
+
+static void test_rdma_adoption(void **state)
+{
+	struct channel_rdma_adopt adopt = {.token = 5, .key = KEY, .conn = 7, .qid = 1, .sqsize = 31, .slot = 3, .peer = "p"};
+
+	(void)state;
+	greet(0);
+	send_message(CHANNEL_RDMA_ADOPT, &adopt, sizeof(adopt), NULL, 0);
+	assert_int_equal(adopt_answer(), 0);
+	assert_int_equal(fake_rdma.queue.key.ctrlr, KEY);
+	assert_int_equal(fake_rdma.queue.sqsize, 31);
+	adopt.conn = 99;
+	send_message(CHANNEL_RDMA_ADOPT, &adopt, sizeof(adopt), NULL, 0);
+	assert_int_equal(adopt_answer(), -ENOTCONN);
+	adopt.slot = SLOTS;
+	send_message(CHANNEL_RDMA_ADOPT, &adopt, sizeof(adopt), NULL, 0);
+	assert_int_equal(adopt_answer(), -ERANGE);
+	assert_int_equal(fake_rdma.adopts, 2);
+}
+
+static void test_rdma_malformed(void **state)
+{
+	static const struct {
+		uint16_t type;
+		size_t len;
+		size_t at;
+		uint8_t value;
+	} cases[] = {
+		{CHANNEL_RDMA_FETCH, sizeof(struct channel_rdma_fetch) - 1, 0, 0},
+		{CHANNEL_RDMA_FETCH, sizeof(struct channel_rdma_fetch) + 1, 0, 0},
+		{CHANNEL_RDMA_REPLY, sizeof(struct channel_rdma_reply) - 1, 0, 0},
+		{CHANNEL_RDMA_REPLY, sizeof(struct channel_rdma_reply), offsetof(struct channel_rdma_reply, flags), 8},
+		{CHANNEL_RDMA_ADOPT, sizeof(struct channel_rdma_adopt), 0, 0}, /* QID 0 */
+		{CHANNEL_RDMA_CLOSE, 7, 0, 0},
+		{CHANNEL_RDMA_CONNECTED, sizeof(struct channel_rdma_connected), 0, 0}, /* ours to say */
+		{24, 8, 0, 0},
+	};
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+		uint8_t body[256] = {0};
+
+		body[cases[i].at] = cases[i].value;
+		if (i) {
+			teardown(state);
+			assert_int_equal(setup(state), 0);
+		}
+		greet(0);
+		send_message(cases[i].type, body, cases[i].len, NULL, 0);
+		assert_int_equal(lost_count, 1);
+	}
+	assert_int_equal(fake_rdma.fetches + fake_rdma.replies + fake_rdma.adopts + fake_rdma.closes, 0);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -433,6 +547,10 @@ int main(void)
 		TEST(test_malformed),
 		TEST(test_other_version_is_answered_with_ours),
 		TEST(test_end_of_the_control_plane),
+		TEST(test_rdma_events),
+		TEST(test_rdma_orders),
+		TEST(test_rdma_adoption),
+		TEST(test_rdma_malformed),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
