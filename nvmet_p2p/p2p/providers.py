@@ -20,16 +20,15 @@ if TYPE_CHECKING:
     from nvmet_p2p.p2p.topology import Device
 
 PCI: Final = "bus/pci/devices"
-GRANULE: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Provider:
     """A device that offers peer memory, or an NVMe drive that does not, with the reason and what to do.
 
-    ``size`` and ``available`` in bytes; ``available`` is what nobody has taken yet (the nvme driver's own submission
-    queues included). ``allocate``: the absolute path to mmap(), ``None`` if there is none. ``code`` names the reason
-    for programs, "ok" if ``usable``.
+    ``size`` and ``available`` in bytes; ``available`` is what nobody has taken yet, neither the nvme driver for its own
+    submission queues nor a data plane for its pool: 0 does not make it unusable for who has it. ``allocate``: the
+    absolute path to mmap(), ``None`` if there is none. ``code`` names the reason for programs, "ok" if ``usable``.
     """
 
     bdf: str
@@ -84,10 +83,6 @@ def _with_memory(sysfs: Sysfs, proc: Proc, device: Device, cmb: CmbCaps | None, 
         missing = _missing_directions(cmb)
         reason = f"its driver keeps the memory to itself (published is 0){missing}"
         remedy = "none if the drive's CMB does not take data (RDS and WDS); ask its vendor for firmware that does"
-    elif available < GRANULE:
-        code = "nothing-left"
-        reason = f"all of its {size} bytes are taken"
-        remedy = "end the other users, or load nvme with use_cmb_sqes=0 if the kernel's submission queues fill it"
     return Provider(device.bdf, size, available, published, allocate, cmb, pmr, code == "ok", code, reason, remedy)
 
 

@@ -18,7 +18,7 @@ from nvmet_p2p.p2p.clients import Client, drives_of
 from nvmet_p2p.p2p.distance import Verdict
 from nvmet_p2p.p2p.policy import StagingPolicy
 from tests.unit.p2p import machines
-from tests.unit.p2p.machines import MIB
+from tests.unit.p2p.machines import MIB, Machine
 
 AUTO, AUTO_STRICT, OFF = StagingPolicy("auto"), StagingPolicy("auto", True), StagingPolicy("off")
 FAST = Calibration(True, 5000, 5000, 5000, 5000, 3000, 3000)
@@ -185,10 +185,9 @@ class TestNamed:
 
 
 class TestCandidates:
-    def test_of_a_chassis(self, tmp_path: Path) -> None:
-        machine = machines.chassis(tmp_path)
-        topology = machine.topology()
-        clients = drives_of(topology, "/dev/nvme7n1", stat_path=machine.stat)
+    def test_of_a_chassis(self, chassis: Machine) -> None:
+        topology = chassis.topology()
+        clients = drives_of(topology, "/dev/nvme7n1", stat_path=chassis.stat)
         assert isinstance(clients, tuple)
         found = candidates_for(topology, clients)
         assert len(found) == 24
@@ -199,8 +198,8 @@ class TestCandidates:
         choice = choose(proven, AUTO)
         assert (choice.read, choice.cost, choice.runner_up) == (own, 0, others[0])
 
-    def test_the_port_s_node(self, tmp_path: Path) -> None:
-        topology = machines.chassis(tmp_path).topology()
+    def test_the_port_s_node(self, chassis: Machine) -> None:
+        topology = chassis.topology()
         nic = next(bdf for bdf, device in topology.devices.items() if device.names == ("eth3",))
         found = candidates_for(topology, (), near=(Client(nic, "eth3"),))
         assert {candidate.far for candidate in found if topology.devices[candidate.pool].numa_node == 1} == {0}
