@@ -223,6 +223,15 @@ class TestCandidates:
         assert (by_name["ram"].kind, by_name["ram"].bytes, by_name["ram"].unproven()) == ("emulated", MIB, None)
         assert ranking(found) == ()
 
+    def test_memory_that_others_have_taken(self, tmp_path: Path) -> None:
+        machine = machines.one_switch(tmp_path)
+        machine.write(machine.places["0000:03:00.0"] / "p2pmem", available=0)
+        clients = (Client("0000:04:00.0", "nvme1n1"),)
+        problem = candidates_for(machine.topology(), clients)[0].unfit()
+        assert problem is not None
+        assert "taken by others" in problem[0]
+        assert candidates_for(machine.topology(), clients, free={"0000:03:00.0": 0})[0].unfit() is None
+
     def test_a_wrong_pool_below_an_iommu_says_why(self, tmp_path: Path) -> None:
         topology = machines.one_switch(tmp_path, iommu="DMA").topology()
         clients = (Client("0000:04:00.0", "nvme1n1"),)
