@@ -172,7 +172,7 @@ def candidates_for(
     """A candidate for each provider of the tree, and for each emulated pool (name: bytes), sorted by name.
 
     ``clients`` do DMA; ``near`` (the NICs of an NVMe/TCP port) only make their NUMA node the better one. ``free``: the
-    bytes that the data plane's pool has left; without a pool what the kernel says. ``lost``: pools that are gone, and why.
+    bytes that the data plane's pool has left; without a pool what the kernel says. ``lost``: pools that are gone, why.
     """
     clients, free, calibrations, lost = tuple(clients), free or {}, calibrations or {}, lost or {}
     nodes = {topology.devices[nic.bdf].numa_node for nic in near if nic.bdf in topology.devices} - {None}
