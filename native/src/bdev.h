@@ -59,6 +59,8 @@ struct bdev_ops {
 	const uint8_t *(*map)(struct bdev *bdev, uint64_t offset, uint32_t *length);
 	/* Optional, control thread: 0 or -errno. */
 	int (*resize)(struct bdev *bdev, uint64_t num_blocks);
+	/* Optional, control thread: how many blocks there are now, without using it; -errno, 0: the medium is gone. */
+	int64_t (*look)(struct bdev *bdev);
 	/* Optional: fails what is held for ever (error bdev "pending"), so that the bdev can drain. */
 	void (*drain)(struct bdev *bdev, struct reactor *r);
 	/* Required, control thread: nothing is in flight. */
@@ -118,6 +120,11 @@ struct bdev {
 	_Atomic bool excl;      /* a fused pair was seen: writes take range locks from now on */
 	_Atomic bool excl_ready; /* ... and none without one is in flight any more */
 	_Atomic bool limited, histogram;
+	bool lost; /* said so; control thread */
+	/* What was cached could not be made durable, and the kernel tells that once: from then on nobody is told that his
+	 * data is safe, until somebody has looked (rescan, or a new bdev). */
+	_Atomic bool flush_failed;
+	bool flush_told; /* control thread */
 	_Atomic unsigned excl_acks;
 	struct rangelock locks;
 	struct bdev_qos qos;
@@ -141,6 +148,7 @@ void bdev_facts(const struct bdev *bdev, struct dp_bdev_facts *facts);
 void bdev_stat_sum(struct bdev *bdev, struct dp_iostat *stat);
 void bdev_staging_sum(struct bdev *bdev, struct dp_staging *staging); /* since it was opened; dp_iostat_reset is no matter */
 void bdev_update_direct(struct bdev *bdev);
+void bdev_watch_start(void (*check)(void)); /* bdev_watch.c */
 /* bdev_quiesce.c: what is submitted to this very bdev waits from now on (the layers above have to be quiesced too); done
  * when nothing of it is in flight. bdev_resume may come before that. Not for memory (bdev.direct), whose I/O asks nobody. */
 void bdev_quiesce(struct bdev *bdev, void (*done)(void *arg), void *arg);
@@ -166,6 +174,8 @@ void bdev_done(struct bdev_io *io, int rc); /* by back ends, for what was BDEV_P
 int bdev_forward(struct bdev_io *io, struct bdev *base); /* a layer hands it down */
 void bdev_count(struct bdev *bdev, unsigned reactor, unsigned what, uint64_t bytes, uint64_t ns);
 void bdev_qos_expired(struct reactor *r, struct uop *op, int res);
+void bdev_watch_error(int rc); /* an operation has failed: is the medium still there? */
+void bdev_watch_now(void);
 
 /* An operation of that use went to or from the medium; pool 0: host memory (Copy only). */
 static inline void bdev_count_staged(struct bdev *bdev, const struct reactor *r, enum pool_use use, unsigned pool,

@@ -67,6 +67,7 @@ int dp_start(const struct dp_options *options, char err[DP_ERR_MAX])
 	memset(engine.reactors, 0, (size_t)n * sizeof(*engine.reactors));
 	LIST_INIT(&engine.bdevs);
 	LIST_INIT(&engine.ctrlrs);
+	bdev_watch_start(dp_bdev_check);
 	for (engine.n = 0; engine.n < (unsigned)n; engine.n++) {
 		struct reactor_options each = { .id = engine.n,
 						.cpu = cpus[engine.n],
@@ -385,6 +386,21 @@ int dp_bdev_delete(const char *name, dp_done_fn done, void *arg)
 	return 0;
 }
 
+/* What lies on a bdev changes with it: the highest first. */
+static void tell_layers(struct bdev *base, const struct dp_bdev_facts *facts)
+{
+	struct bdev *bdev;
+
+	LIST_FOREACH(bdev, &engine.bdevs, link) {
+		if (bdev->base != base || bdev->deleting)
+			continue;
+		tell_layers(bdev, facts);
+		if (facts)
+			atomic_store(&bdev->num_blocks, facts->num_blocks);
+		engine.options.events->bdev_changed(bdev->name, facts);
+	}
+}
+
 int dp_bdev_resize(const char *name, uint64_t num_blocks, struct dp_bdev_facts *facts, char err[DP_ERR_MAX])
 {
 	struct bdev *bdev = find(name);
@@ -400,8 +416,38 @@ int dp_bdev_resize(const char *name, uint64_t num_blocks, struct dp_bdev_facts *
 	}
 	if (num_blocks)
 		atomic_store(&bdev->num_blocks, num_blocks);
+	bdev->lost = bdev->flush_told = false;
 	bdev_facts(bdev, facts);
+	tell_layers(bdev, facts);
 	return 0;
+}
+
+void dp_bdev_check(void)
+{
+	struct bdev *bdev;
+
+	LIST_FOREACH(bdev, &engine.bdevs, link) {
+		struct dp_bdev_facts facts;
+		bool flush_failed = atomic_load(&bdev->flush_failed);
+		int64_t blocks;
+
+		if (bdev->deleting || !bdev->ops->look)
+			continue;
+		blocks = bdev->ops->look(bdev);
+		if (blocks <= 0 && !bdev->lost) {
+			bdev->lost = true;
+			tell_layers(bdev, NULL);
+			engine.options.events->bdev_changed(bdev->name, NULL);
+		} else if (blocks > 0 && (bdev->lost || flush_failed != bdev->flush_told ||
+					  (uint64_t)blocks != atomic_load(&bdev->num_blocks))) {
+			bdev->lost = false;
+			bdev->flush_told = flush_failed;
+			atomic_store(&bdev->num_blocks, (uint64_t)blocks);
+			bdev_facts(bdev, &facts);
+			tell_layers(bdev, &facts);
+			engine.options.events->bdev_changed(bdev->name, &facts);
+		}
+	}
 }
 
 int dp_bdev_iostat(const char *name, struct dp_iostat *stat)

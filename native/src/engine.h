@@ -33,6 +33,7 @@ struct dp_bdev_facts {
 	uint64_t num_blocks;
 	bool readonly, write_cache, unmap, write_zeroes;
 	uint32_t physical_block_size;
+	bool flush_failed; /* writes may have been lost: Flush and FUA fail until a rescan */
 };
 
 struct dp_events {
@@ -40,7 +41,8 @@ struct dp_events {
 	void (*queue_closed)(struct dp_queue_key key, const char *reason);
 	/* A capsule that the engine does not decide: answer with dp_upcall_complete(token, ...), exactly once. */
 	void (*upcall)(struct dp_queue_key key, uint64_t token, const uint8_t sqe[64], const void *data, size_t len);
-	/* A back end changed its size or was lost (facts NULL). */
+	/* A back end changed its size or another fact, or was lost (facts NULL); layers on it before it. Not what
+	 * dp_bdev_resize has answered. */
 	void (*bdev_changed)(const char *name, const struct dp_bdev_facts *facts);
 	/* The memory of a pool is gone (once for each pool). Its I/O goes on in host memory; delete it, and create it again
 	 * when its provider has returned. */
@@ -88,6 +90,9 @@ int dp_bdev_create(const struct dp_bdev_config *config, struct dp_bdev_facts *fa
 int dp_bdev_delete(const char *name, dp_done_fn done, void *arg);
 /* num_blocks 0: read the size of the file or device again. */
 int dp_bdev_resize(const char *name, uint64_t num_blocks, struct dp_bdev_facts *facts, char err[DP_ERR_MAX]);
+/* Looks whether files and devices are there and as large as they were; what has changed is told (bdev_changed). To be called
+ * every few seconds; the engine does so itself when an I/O fails. */
+void dp_bdev_check(void);
 
 struct dp_iostat {
 	uint64_t bytes_read, num_read_ops, bytes_written, num_write_ops, bytes_unmapped, num_unmap_ops, bytes_copied,

@@ -127,6 +127,10 @@ int dp_bdev_delete(const char *name, dp_done_fn done, void *arg)
 	return 0;
 }
 
+void dp_bdev_check(void)
+{
+}
+
 int dp_bdev_resize(const char *name, uint64_t num_blocks, struct dp_bdev_facts *facts, char err[DP_ERR_MAX])
 {
 	(void)err;
