@@ -28,7 +28,8 @@ class Provider:
 
     ``size`` and ``available`` in bytes; ``available`` is what nobody has taken yet, neither the nvme driver for its own
     submission queues nor a data plane for its pool: 0 does not make it unusable for who has it. ``allocate``: the
-    absolute path to mmap(), ``None`` if there is none. ``code`` names the reason for programs, "ok" if ``usable``.
+    absolute path to mmap(), ``None`` if there is none. ``registered``: the kernel has taken the memory for peers.
+    ``code`` names the reason for programs, "ok" if ``usable``.
     """
 
     bdf: str
@@ -38,6 +39,7 @@ class Provider:
     allocate: str | None = None
     cmb: CmbCaps | None = None
     pmr: PmrCaps | None = None
+    registered: bool = False
     usable: bool = False
     code: str = "ok"
     reason: str = ""
@@ -83,7 +85,9 @@ def _with_memory(sysfs: Sysfs, proc: Proc, device: Device, cmb: CmbCaps | None, 
         missing = _missing_directions(cmb)
         reason = f"its driver keeps the memory to itself (published is 0){missing}"
         remedy = "none if the drive's CMB does not take data (RDS and WDS); ask its vendor for firmware that does"
-    return Provider(device.bdf, size, available, published, allocate, cmb, pmr, code == "ok", code, reason, remedy)
+    return Provider(
+        device.bdf, size, available, published, allocate, cmb, pmr, True, code == "ok", code, reason, remedy
+    )
 
 
 def _missing_directions(cmb: CmbCaps | None) -> str:

@@ -62,7 +62,7 @@ def map_document(
     topology: Topology, *, staged: Iterable[Staged] = (), pools: Iterable[PoolState] = ()
 ) -> dict[str, Any]:
     """The whole map: tree, providers, clients, a verdict for each pair of them, pools and namespaces."""
-    providers = [provider for provider in topology.providers.values() if provider.usable or provider.size]
+    providers = [provider for provider in topology.providers.values() if provider.registered]
     clients = shown_clients(topology)
     return {
         "version": VERSION,
@@ -102,6 +102,7 @@ def provider_document(provider: Provider) -> dict[str, Any]:
         "available": provider.available,
         "published": provider.published,
         "path": provider.allocate,
+        "registered": provider.registered,
         "usable": provider.usable,
         "code": provider.code,
         "reason": provider.reason,

@@ -85,6 +85,15 @@ class TestMap:
         assert len(document["verdicts"]) == 24 * 28
         assert {verdict["distance"] for verdict in document["verdicts"]} == {0, 4, 8}
 
+    def test_memory_that_the_kernel_did_not_take_is_shown_without_distances(self, tmp_path: Path) -> None:
+        machine = machines.two_root_ports(tmp_path)
+        machine.root_port("0000:00:04.0", "pci0000:00")
+        machine.nvme("0000:03:00.0", "0000:00:04.0", 3, cmb=MIB, registered=False)
+        machine.write(machine.places["0000:03:00.0"] / "nvme/nvme3", cmbloc=0x62, cmbsz=0x121D)
+        document = map_document(machine.topology())
+        assert {verdict["provider"] for verdict in document["verdicts"]} == {"0000:01:00.0"}
+        assert "0000:03:00.0  nvme3  (CMB 1 MiB: cmb-not-aligned)" in map_text(document)
+
     def test_virtual_functions_of_nics_are_not_drawn(self, tmp_path: Path) -> None:
         machine = machines.one_switch(tmp_path)
         machine.nic("0000:05:00.1", "0000:02:02.0", "eth0v0")
