@@ -182,7 +182,7 @@ static void pool_act(struct input *in)
 		unhog();
 		break;
 	case 5:
-		bdev_error_inject(rig.bdevs[4], "read", "not_transferred", 1 + how / 64, 0, 0);
+		bdev_error_inject(rig.bdevs[4], "all", "corrupt_data", 1 + how / 64, how * 64u, 0);
 		break;
 	case 6:
 		rig.owner = 1 + how / 128;
