@@ -17,6 +17,7 @@ from nvmet_p2p.p2p.policy import Effective, StagingPolicy
 from nvmet_p2p.p2p.render_svg import map_svg
 from nvmet_p2p.p2p.render_text import doctor_text, map_text, size
 from nvmet_p2p.p2p.report import PoolState, Staged, map_document
+from tests.tools import gen_p2p_map
 from tests.unit.p2p import machines
 from tests.unit.p2p.machines import MIB, Machine
 
@@ -142,6 +143,9 @@ class TestMap:
         cells = [rect for rect in root.iter(f"{SVG}rect") if rect.get("class") in ("same-device", "bus-address")]
         assert len(cells) == 24 + 24 * 6 + 2  # own, five neighbours and the NIC each; two in the legend
         assert sum(text.text == "8!" for text in root.iter(f"{SVG}text")) == 24 * 14  # the other socket's
+
+    def test_the_picture_of_the_documentation_is_up_to_date(self) -> None:
+        assert gen_p2p_map.PICTURE.read_text(encoding="utf-8") == gen_p2p_map.render(), "run make docs"
 
     def test_names_of_the_machine_are_escaped(self, tmp_path: Path) -> None:
         machine = machines.one_switch(tmp_path)
