@@ -75,7 +75,7 @@ def _machine(topology: Topology) -> Iterator[Finding]:
     if proc.kernel is not None and proc.kernel < USERSPACE_P2P:
         reason = f"kernel {kernel_text(proc)} lets no program have peer memory"
         yield Finding("problem", "kernel-too-old", "kernel", reason, "run Linux 6.2 or newer")
-    if proc.config_has("CONFIG_PCI_P2PDMA") is False:
+    if topology.p2pdma is False:
         reason = f"kernel {kernel_text(proc)} is built without CONFIG_PCI_P2PDMA"
         remedy = "boot a kernel with CONFIG_PCI_P2PDMA=y (and CONFIG_ZONE_DEVICE=y)"
         yield Finding("problem", "no-p2pdma", "kernel", reason, remedy)

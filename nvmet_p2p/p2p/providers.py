@@ -47,7 +47,7 @@ class Provider:
 
 
 def read_providers(
-    sysfs: Sysfs, proc: Proc, devices: Iterable[Device], registers: Mapping[str, bytes]
+    sysfs: Sysfs, proc: Proc, devices: Iterable[Device], registers: Mapping[str, bytes], p2pdma: bool | None
 ) -> dict[str, Provider]:
     """Every device with a ``p2pmem`` folder, and every NVMe drive."""
     found = {}
@@ -55,8 +55,10 @@ def read_providers(
         has_memory = sysfs.exists(PCI, device.bdf, "p2pmem")
         if has_memory or device.is_nvme:
             cmb, pmr = _buffers(sysfs, device, registers.get(device.bdf, b""))
-            judge = _with_memory if has_memory else _without_memory
-            found[device.bdf] = judge(sysfs, proc, device, cmb, pmr)
+            if has_memory:
+                found[device.bdf] = _with_memory(sysfs, proc, device, cmb, pmr)
+            else:
+                found[device.bdf] = _without_memory(proc, device, cmb, pmr, p2pdma)
     return found
 
 
@@ -97,13 +99,15 @@ def _missing_directions(cmb: CmbCaps | None) -> str:
     return f": CMBSZ has no {' and no '.join(missing)}"
 
 
-def _without_memory(sysfs: Sysfs, proc: Proc, device: Device, cmb: CmbCaps | None, pmr: PmrCaps | None) -> Provider:
-    code, reason, remedy = _why_not(proc, device, cmb)
+def _without_memory(
+    proc: Proc, device: Device, cmb: CmbCaps | None, pmr: PmrCaps | None, p2pdma: bool | None
+) -> Provider:
+    code, reason, remedy = _why_not(proc, device, cmb, p2pdma)
     size = cmb.size if cmb else 0
     return Provider(device.bdf, size=size, cmb=cmb, pmr=pmr, code=code, reason=reason, remedy=remedy)
 
 
-def _why_not(proc: Proc, device: Device, cmb: CmbCaps | None) -> tuple[str, str, str]:
+def _why_not(proc: Proc, device: Device, cmb: CmbCaps | None, p2pdma: bool | None) -> tuple[str, str, str]:
     """Code, reason and remedy for a drive whose CMB, if any, the kernel does not offer."""
     if device.driver != "nvme":
         holder = f"driver {device.driver}" if device.driver else "no driver"
@@ -112,7 +116,7 @@ def _why_not(proc: Proc, device: Device, cmb: CmbCaps | None) -> tuple[str, str,
             f"{holder} has it; only the kernel's nvme driver offers a CMB to others",
             f"bind it: echo {device.bdf} > /sys/bus/pci/drivers/nvme/bind",
         )
-    if proc.config_has("CONFIG_PCI_P2PDMA") is False:
+    if p2pdma is False:
         return (
             "no-p2pdma",
             f"kernel {kernel_text(proc)} is built without CONFIG_PCI_P2PDMA",

@@ -68,7 +68,7 @@ def map_document(
         "version": VERSION,
         "kernel": {
             "release": topology.proc.osrelease,
-            "p2pdma": topology.proc.config_has("CONFIG_PCI_P2PDMA"),
+            "p2pdma": topology.p2pdma,
             "userspace_p2p": None if topology.proc.kernel is None else topology.proc.kernel >= USERSPACE_P2P,
         },
         "cpu": {**asdict(topology.cpu), "passes_peer_to_peer": topology.cpu.passes_peer_to_peer},

@@ -237,6 +237,19 @@ class TestProviders:
         machine.nvme("0000:01:00.0", "0000:00:01.0", 0, cmb=64 * MIB, registered=False)
         assert provider(machine).code == "no-p2pdma"
 
+    def test_a_kernel_that_shows_its_types_alone(self, machine: Machine) -> None:
+        """Without /proc/config.gz and /boot, as in a container: BTF tells it."""
+        machine.config = ""
+        machine.nvme("0000:01:00.0", "0000:00:01.0", 0)
+        assert machine.topology().p2pdma is None
+        types = machine.write(machine.root / "kernel/btf") / "vmlinux"
+        types.write_bytes(b"\x9f\xeb\x01\0" + b"\0p2pdma\0")
+        assert provider(machine).code == "no-p2pdma"
+        types.write_bytes(b"\x9f\xeb\x01\0" + b"\0p2pmem_published\0")
+        assert (machine.topology().p2pdma, provider(machine).code) == (True, "no-cmb")
+        types.write_bytes(b"something else")
+        assert machine.topology().p2pdma is None
+
     def test_an_old_kernel(self, machine: Machine) -> None:
         machine.kernel, machine.config = "5.15.0", ""
         machine.nvme("0000:01:00.0", "0000:00:01.0", 0)
