@@ -38,6 +38,7 @@ class Kind(IntEnum):
     UPCALL = 5
     UPCALL_DONE = 6
     BDEV_CHANGED = 7
+    POOL_LOST = 8
 
 
 class Feature(IntFlag):
@@ -112,7 +113,15 @@ class BdevChanged:
     name: str
 
 
-Message = Hello | Adopted | QueueClosed | Upcall | BdevChanged
+@dataclass(frozen=True, slots=True)
+class PoolLost:
+    """The memory of a pool is gone."""
+
+    name: str
+    why: str
+
+
+Message = Hello | Adopted | QueueClosed | Upcall | BdevChanged | PoolLost
 
 
 def _build(kind: Kind, *parts: bytes) -> bytes:
@@ -199,5 +208,8 @@ def _parse_body(kind: int, packet: bytes) -> Message:
         case Kind.BDEV_CHANGED:
             (present,) = _BDEV_CHANGED.unpack_from(packet, at)
             return BdevChanged(bool(present), packet[at + _BDEV_CHANGED.size :].decode())
+        case Kind.POOL_LOST:
+            name, _, why = packet[at:].decode(errors="replace").partition("\0")
+            return PoolLost(name, why)
         case _:
             raise ChannelError(f"a message of type {kind} from the data plane")

@@ -26,13 +26,16 @@ from nvmet_p2p.dataplane.native.messages import (
     Adopted,
     BdevChanged,
     Message,
+    PoolLost,
     QueueClosed,
     Upcall,
     build_upcall_done,
 )
+from nvmet_p2p.dataplane.native.pools import NativePools
 from nvmet_p2p.dataplane.native.rpc import LinkLostError
 from nvmet_p2p.dataplane.port import DataPlaneEvents, DataPlaneStatus, IoStat, QueueHandoff, QueueStat
 from nvmet_p2p.errors import InvariantError, NvmeStatusError, OperatorError
+from nvmet_p2p.state.journal import Journals
 from nvmet_p2p.target.config import BdevConfig, BdevFacts
 from nvmet_p2p.target.effects import ControllerKey, ControllerView
 from nvmet_p2p.wire.sqe import Sqe
@@ -67,8 +70,10 @@ class NativeDataPlane:
 
     slow = False
 
-    def __init__(self, options: LaunchOptions, *, name: str = "native") -> None:
+    def __init__(self, options: LaunchOptions, *, name: str = "native", journals: Journals | None = None) -> None:
         self.name = name
+        self._pools = NativePools(self._call)
+        self._journals = journals
         self._options = options
         self._events: DataPlaneEvents | None = None
         self._helper: Helper | None = None
@@ -91,6 +96,11 @@ class NativeDataPlane:
         self._last_exit = ""
         self._up_since = 0.0
 
+    @property
+    def pools(self) -> NativePools | None:
+        """``None`` before ``launch``, and where the data plane is an older one without pools."""
+        return self._pools if self._pools.supported else None
+
     # -- life --------------------------------------------------------------------------------------------------------
 
     async def launch(self) -> None:
@@ -99,6 +109,7 @@ class NativeDataPlane:
         self._up_since = time.monotonic()
         try:
             shown = await helper.call("bdev_get_bdevs")
+            await self._pools.empty(helper.call)
         except LinkLostError as error:
             await helper.end()
             raise OperatorError(-errno.ENOTCONN, f"the native data plane does not start: {error}") from error
@@ -198,6 +209,7 @@ class NativeDataPlane:
 
     async def _refill(self, helper: Helper) -> None:
         """Gives the model to a new helper: the same calls as when it was made."""
+        lost = await self._pools.refill(helper.call)
         found = {entry["name"]: entry for entry in await helper.call("bdev_get_bdevs")}
         configs = list(self._bdevs.values())
         answers = await asyncio.gather(
@@ -212,6 +224,9 @@ class NativeDataPlane:
                 raise answer
             else:
                 self._tell().bdev_changed(config.name, answer)
+        await self._pools.allow_again(helper.call)
+        for name, reason in lost.items():
+            self._tell().pool_lost(name, reason)
         self._stale = set(self._views)
         while self._stale:
             view = self._views.get(self._stale.pop())
@@ -265,6 +280,8 @@ class NativeDataPlane:
                 adopting = self._adopting.pop(message.token, None)
                 if adopting is not None:
                     adopting.adopted = message.rc == 0
+            case PoolLost():
+                self._tell().pool_lost(message.name, message.why)
 
     def _upcall(self, message: Upcall) -> None:
         helper = self._helper
@@ -324,6 +341,8 @@ class NativeDataPlane:
 
     async def _create(self, helper: Helper, config: BdevConfig, shown: dict[str, Any] | None) -> BdevFacts:
         if shown is None or not calls.is_same_bdev(config, shown):
+            if self._journals is not None:
+                await asyncio.to_thread(self._journals.restore, config)
             method, params = calls.create_bdev(config)
             shown = await helper.call(method, params)
         assert shown is not None
@@ -348,6 +367,7 @@ class NativeDataPlane:
         if config is None:
             raise OperatorError(-errno.ENODEV, f"bdev {name} does not exist")
         self._iostat.pop(name, None)
+        self._pools.forget_bdev(name)
         try:
             await self._call(f"bdev_{config.kind}_delete", {"name": name})
         except OperatorError as error:
@@ -487,6 +507,9 @@ class NativeDataPlane:
                 with contextlib.suppress(OperatorError):  # one was deleted meanwhile: the next time, then
                     answer = await self._call("bdev_get_iostat", {"names": some}, wait=False)
                     self._iostat.update({shown["name"]: calls.iostat_of(shown) for shown in answer["bdevs"]})
+            if self._pools.names() and self.connected:
+                with contextlib.suppress(OperatorError):
+                    self._pools.keep_counters(await self._call("p2p_get_staging", wait=False))
             if self._queues and self.connected:
                 with contextlib.suppress(OperatorError):
                     shown = await self._call("p2p_get_queues", wait=False)

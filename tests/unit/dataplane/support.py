@@ -46,6 +46,9 @@ class Events:
     def bdev_changed(self, name: str, facts: BdevFacts | None) -> None:
         self.changed.append((name, facts))
 
+    def pool_lost(self, name: str, why: str) -> None:
+        raise AssertionError("this engine has no pools")
+
     def io_command(self, key: int, qid: int, sqe: Sqe) -> None:
         raise AssertionError("this engine decides every command by itself")
 

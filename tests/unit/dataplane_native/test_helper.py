@@ -35,6 +35,9 @@ class Events:
     def bdev_changed(self, name: str, facts: BdevFacts | None) -> None:
         raise AssertionError("no back end is open")
 
+    def pool_lost(self, name: str, why: str) -> None:
+        raise AssertionError("there is no pool")
+
     def io_command(self, key: int, qid: int, sqe: Sqe) -> None:
         raise AssertionError("no queue is open")
 
