@@ -567,6 +567,40 @@ static int copy_ns(struct ctrlr *c, const struct dp_ctrlr_view *view)
 	return 0;
 }
 
+static int check_pool(const struct dp_ns_view *ns, const char *name, char err[DP_ERR_MAX])
+{
+	const struct bdev *bdev = find(ns->bdev);
+	const struct pool *pool = name ? pool_find(name) : NULL;
+
+	if (!name)
+		return 0;
+	if (!pool) {
+		snprintf(err, DP_ERR_MAX, "namespace %u: there is no pool '%.100s'", ns->nsid, name);
+		return -ENODEV;
+	}
+	if (bdev && !bdev_pool_allowed(bdev, pool)) {
+		snprintf(err, DP_ERR_MAX, "namespace %u: bdev '%.60s' may not use pool '%.60s': %s", ns->nsid, ns->bdev, name,
+			 bdev_scatters(bdev) ? "it was not allowed (p2p_pool_allow)" : "its data does not come from a drive");
+		return -EPERM;
+	}
+	return 0;
+}
+
+int dp_ctrlr_check(const struct dp_ctrlr_view *view, char err[DP_ERR_MAX])
+{
+	int rc = 0;
+
+	err[0] = 0;
+	for (uint32_t i = 0; i < view->num_ns && rc == 0; i++) {
+		const struct dp_ns_view *ns = &view->ns[i];
+
+		rc = check_pool(ns, ns->read_pool, err);
+		rc = rc ? rc : check_pool(ns, ns->write_pool, err);
+		rc = rc ? rc : check_pool(ns, ns->copy_pool, err);
+	}
+	return rc;
+}
+
 int dp_ctrlr_set(const struct dp_ctrlr_view *view, dp_done_fn done, void *arg)
 {
 	struct ctrlr *c = engine_ctrlr(view->key), fresh = { .key = view->key };

@@ -206,6 +206,9 @@ struct dp_ctrlr_view {
 	const struct dp_ns_view *ns;
 };
 
+/* Whether every pool that it names exists and may be used by its namespace's bdev (one that is absent may come to): 0,
+ * -ENODEV or -EPERM. dp_ctrlr_set takes it either way: what is not allowed is not used. */
+int dp_ctrlr_check(const struct dp_ctrlr_view *view, char err[DP_ERR_MAX]);
 /* New or replaced as a whole; done when no command runs any more on a namespace that the new view lacks, closes or protects. */
 int dp_ctrlr_set(const struct dp_ctrlr_view *view, dp_done_fn done, void *arg);
 /* Closes its queues and forgets it; done when none of its commands is in flight. Unknown: done(0). */
