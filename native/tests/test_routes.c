@@ -279,6 +279,7 @@ static void test_copy_mixed(void **state)
 		to += ranges[i][2];
 	}
 	assert_int_equal(rr_route(1, DP_COPY_DEVICE), 140 * 512);
+	assert_int_equal(rr_route(1, DP_COPY_HOST), 329 * 512);
 }
 
 /* A partition: addresses of the namespace, and never beyond the partition's end. */
@@ -344,7 +345,7 @@ static void test_copy_drive_fails(void **state)
 						    ranges[i][2] * 512);
 				to += ranges[i][2];
 			}
-			assert_true(rr_route(1, DP_COPY_DEVICE) <= 436 * 512);
+			assert_int_equal(rr_route(1, DP_COPY_DEVICE) + rr_route(1, DP_COPY_HOST), 436 * 512);
 			assert_true(nvme_pass_can(rr.bdev[0]->nvme, NVME_PASS_COPY)); /* it may work the next time */
 			if (way < N(ways) - 1 || at < 5)
 				rr_close();
@@ -364,6 +365,7 @@ static void test_copy_refused_for_good(void **state)
 		for (unsigned i = 0; i < 3; i++)
 			assert_int_equal(rr_copy(1, 2000, 0, ranges, 1, false), 0);
 		assert_false(nvme_pass_can(rr.bdev[0]->nvme, NVME_PASS_COPY));
+		assert_int_equal(rr_route(1, DP_COPY_HOST), 3 * 300 * 512);
 		if (way < N(ways) - 1)
 			rr_close();
 	}
@@ -544,6 +546,7 @@ static void test_reflink(void **state)
 	assert_int_equal(cloned.calls, 1);
 	assert_int_equal(cloned.bytes, 256 * 512);
 	assert_int_equal(rr_route(1, DP_COPY_REFLINK), 256 * 512);
+	assert_int_equal(rr_route(1, DP_COPY_HOST), 608 * 512);
 
 	assert_int_equal(rr_copy(1, 1007, 2, other, 1, false), 0); /* 7 blocks behind both, one odd block at the end */
 	assert_memory_equal(rr_bytes(1, 1007, 1025), rr_bytes(2, 7, 1025), 1025 * 512);
@@ -568,6 +571,7 @@ static void test_reflink_not_possible(void **state)
 		assert_memory_equal(rr_bytes(1, 1280, 256), rr_bytes(3, 0, 256), 256 * 512);
 		assert_int_equal(cloned.calls, errors[i] == -EOPNOTSUPP ? 1 : 3);
 		assert_int_equal(rr_route(1, DP_COPY_REFLINK), 0);
+		assert_int_equal(rr_route(1, DP_COPY_HOST), 3 * 512 * 512);
 		if (i < N(errors) - 1)
 			rr_close();
 	}

@@ -89,6 +89,8 @@ class NativeDataPlane:
         self._adopting: dict[int, _Queue] = {}  # by token
         self._leaving: set[tuple[ControllerKey, int]] = set()  # disconnected: the helper closes them by itself
         self._past: dict[ControllerKey, int] = {}  # commands of queues that are closed
+        self._lost: dict[str, None] = {}  # back ends whose file or device is gone, to be closed; layers first
+        self._tasks: set[asyncio.Task[None]] = set()  # what their changes have set off
         self._iostat: dict[str, IoStat] = {}
         self._outstanding: dict[tuple[ControllerKey, int], int] = {}
         self._refreshing = asyncio.Lock()
@@ -127,7 +129,7 @@ class NativeDataPlane:
         self._refresher = asyncio.create_task(self._watch(), name="data plane counters")
 
     async def stop(self) -> None:
-        for task in (self._supervisor, self._refresher):
+        for task in (self._supervisor, self._refresher, *self._tasks):
             if task is not None:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
@@ -182,6 +184,7 @@ class NativeDataPlane:
             self._forget(queue)
             if queue.adopted:
                 self._tell().queue_closed(queue.key, queue.qid, f"the data plane is gone: {reason}")
+        self._lost.clear()
         self._leaving.clear()
         self._adopting.clear()
         self._outstanding.clear()
@@ -300,19 +303,37 @@ class NativeDataPlane:
 
     def _bdev_changed(self, message: BdevChanged) -> None:
         config = self._bdevs.get(message.name)
-        if config is None:
+        if config is None or message.name in self._lost:
             return
-        if not message.present:
+        if message.present:
+            task = asyncio.create_task(self._read_facts(config), name=f"facts of {message.name}")
+        else:
             self._tell().bdev_changed(message.name, None)
-            return
+            self._lost[message.name] = None
+            if len(self._lost) > 1:
+                return  # the task is at it
+            task = asyncio.create_task(self._close_lost(), name="close what is lost")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-        async def read() -> None:
-            with contextlib.suppress(OperatorError):
-                (shown,) = await self._call("bdev_get_bdevs", {"name": config.name})
-                if config.name in self._bdevs:
-                    self._tell().bdev_changed(config.name, calls.facts_of(config, shown))
+    async def _read_facts(self, config: BdevConfig) -> None:
+        with contextlib.suppress(OperatorError):
+            (shown,) = await self._call("bdev_get_bdevs", {"name": config.name})
+            if shown.get("flush_failed"):
+                note = "writes may have been lost: Flush and FUA fail until bdev_aio_rescan"
+                log.error("bdev.flush_failed", bdev=config.name, note=note)
+            if config.name in self._bdevs and config.name not in self._lost:
+                self._tell().bdev_changed(config.name, calls.facts_of(config, shown))
 
-        self._reading = asyncio.create_task(read(), name=f"facts of {message.name}")
+    async def _close_lost(self) -> None:
+        """Closes what is gone, in the order in which it was told, so that it can be opened when it is back."""
+        while self._lost:
+            name = next(iter(self._lost))
+            try:
+                await self.bdev_delete(name)
+            except OperatorError as error:
+                log.error("bdev.not_closed", bdev=name, reason=error.message)
+            self._lost.pop(name, None)
 
     # -- calls -------------------------------------------------------------------------------------------------------
 
