@@ -185,6 +185,8 @@ void qpair_end(struct qpair *q, enum ending how, const char *reason)
 		return;
 	}
 	q->ending = how;
+	if (q->hot)
+		reactor_cool(q->r, q);
 	snprintf(q->reason, sizeof(q->reason), "%s", reason);
 	if (how == END_ORDERED || how == END_LOST)
 		q->mute = true;

@@ -155,7 +155,7 @@ struct qpair {
 	struct ctrlr_r *c;
 	struct dp_queue_key key;
 	int fd;
-	bool flush_queued;
+	bool flush_queued, hot;
 
 	/* negotiated */
 	bool hdgst, ddgst, flow_control, success;
@@ -247,6 +247,8 @@ void qpair_fatal(struct qpair *q, uint16_t fes, uint32_t fei, const char *reason
 /* qpair_rx.c */
 void qpair_rx_parse(struct qpair *q); /* all that lies in rx[head, tail) */
 void qpair_rx_arm(struct qpair *q);
+void qpair_rx_arm_ring(struct qpair *q);
+bool qpair_rx_poll(struct qpair *q); /* a hot queue: false: nothing has come */
 void qpair_rx_resume(struct qpair *q);
 void qpair_rx_bytes(struct qpair *q, uint32_t count); /* count bytes have arrived where rx_arm or rx_room said */
 uint8_t *qpair_rx_room(struct qpair *q, uint32_t *bytes); /* tests and fuzzers: where bytes may be put */

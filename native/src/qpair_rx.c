@@ -18,6 +18,9 @@
 /* Below this H2C data takes the way through rx[]: one receive brings more than it. */
 #define RX_DIRECT_MIN 2048u
 
+/* A receive that brought no more than this: the host waits for each command before it sends the next. */
+#define RX_SHALLOW 256u
+
 /* -- checks: false when the connection has failed */
 
 static bool fail(struct qpair *q, uint16_t fes, uint32_t fei, const char *reason)
@@ -391,6 +394,17 @@ static bool rx_faulted(struct qpair *q)
 	return true;
 }
 
+static bool may_arm(const struct qpair *q)
+{
+	return !q->rx_armed && !q->rx_paused && !q->rx_dead && !q->r->sink && !q->hot &&
+	       (q->ending == END_NONE || q->ending == END_TERM);
+}
+
+static bool may_heat(const struct qpair *q)
+{
+	return may_arm(q) && q->ending == END_NONE && !q->h2c_data;
+}
+
 static void rx_done(struct reactor *r, struct uop *op, int res)
 {
 	struct qpair *q = dp_container_of(op, struct qpair, rx_op);
@@ -419,7 +433,8 @@ static void rx_done(struct reactor *r, struct uop *op, int res)
 	q->rx_faults = 0;
 	q->rx_full = !q->rx_direct && (uint32_t)res == q->rx_asked;
 	qpair_rx_bytes(q, (uint32_t)res);
-	qpair_rx_arm(q);
+	if (res > (int)RX_SHALLOW || !may_heat(q) || !reactor_heat(r, q))
+		qpair_rx_arm(q);
 }
 
 /* With a data digest the CPU must read what came: from rx[], as reading a drive's memory is slow. */
@@ -444,13 +459,29 @@ static void prep_direct(struct qpair *q, struct io_uring_sqe *sqe)
 	io_uring_prep_recvmsg(sqe, q->fd, &q->rx_msg, 0);
 }
 
+bool qpair_rx_poll(struct qpair *q)
+{
+	ssize_t res;
+
+	q->rx_asked = q->rx_size - q->tail;
+	res = recv(q->fd, q->rx + q->tail, q->rx_asked, MSG_DONTWAIT);
+	if (res < 0 && errno == EAGAIN)
+		return false;
+	reactor_cool(q->r, q);
+	rx_done(q->r, &q->rx_op, res < 0 ? -errno : (int)res);
+	return true;
+}
+
 void qpair_rx_arm(struct qpair *q)
 {
-	struct io_uring_sqe *sqe;
+	if (may_arm(q))
+		qpair_rx_arm_ring(q);
+}
 
-	if (q->rx_armed || q->rx_paused || q->rx_dead || q->r->sink || (q->ending != END_NONE && q->ending != END_TERM))
-		return;
-	sqe = reactor_sqe(q->r);
+void qpair_rx_arm_ring(struct qpair *q)
+{
+	struct io_uring_sqe *sqe = reactor_sqe(q->r);
+
 	q->rx_asked = q->rx_size - q->tail;
 	if (q->ending == END_NONE && q->h2c_data && q->h2c_left >= RX_DIRECT_MIN && q->tail == 0 && has_place(q, q->h2c->x->rq))
 		prep_direct(q, sqe);

@@ -16,7 +16,7 @@
 #include "qpair.h"
 
 
-static void tx_submit(struct qpair *q);
+static void tx_submit(struct qpair *q, bool alone);
 
 void qpair_want_flush(struct qpair *q)
 {
@@ -343,7 +343,7 @@ static void tx_done(struct reactor *r, struct uop *op, int res)
 	if (!tx_advance(q, (size_t)res)) {
 		if (!q->mute) {
 			save_rest(q);
-			tx_submit(q);
+			tx_submit(q, false);
 			return;
 		}
 	}
@@ -354,7 +354,23 @@ static void tx_done(struct reactor *r, struct uop *op, int res)
 		qpair_want_flush(q);
 }
 
-static void tx_submit(struct qpair *q)
+/* What this round has for one queue alone: no other send to share a system call with, so the ring only costs. */
+static bool sent_at_once(struct qpair *q, uint32_t n)
+{
+	ssize_t count;
+
+	q->tx_msg = (struct msghdr){ .msg_iov = q->iov + q->iov_at, .msg_iovlen = n };
+	counter_add(&q->r->syscalls, 1);
+	count = sendmsg(q->fd, &q->tx_msg, MSG_NOSIGNAL | MSG_DONTWAIT);
+	if (count <= 0)
+		return false; /* the ring waits for room, or says what is wrong */
+	q->tx_op.fn = tx_done;
+	q->tx_armed = true;
+	tx_done(q->r, &q->tx_op, (int)count);
+	return true;
+}
+
+static void tx_submit(struct qpair *q, bool alone)
 {
 	struct io_uring_sqe *sqe;
 	uint32_t n = q->iov_n - q->iov_at;
@@ -367,6 +383,8 @@ static void tx_submit(struct qpair *q)
 		tx_done(q->r, &q->tx_op, (int)count);
 		return;
 	}
+	if (alone && sent_at_once(q, n))
+		return;
 	sqe = reactor_sqe(q->r);
 	if (n == 1) {
 		io_uring_prep_send(sqe, q->fd, q->iov[q->iov_at].iov_base, q->iov[q->iov_at].iov_len, MSG_NOSIGNAL);
@@ -401,7 +419,7 @@ void qpair_flush(struct qpair *q)
 	if (term && STAILQ_EMPTY(&q->answers))
 		encode_raw(q);
 	if (q->iov_n)
-		tx_submit(q);
+		tx_submit(q, STAILQ_EMPTY(&q->r->flush));
 	else if (q->ending != END_NONE)
 		qpair_closing(q);
 }
