@@ -37,6 +37,8 @@ static struct bdev *open_kind(const struct dp_bdev_config *config, struct bdev *
 		return bdev_null_open(config, rc, err);
 	case DP_BDEV_URING:
 		return bdev_uring_open(config, rc, err);
+	case DP_BDEV_CMB:
+		return bdev_cmb_open(config, rc, err);
 	case DP_BDEV_DELAY:
 		return bdev_delay_open(config, base, rc, err);
 	case DP_BDEV_ERROR:

@@ -131,6 +131,8 @@ struct bdev {
 	struct bdev *base; /* below a layer */
 	unsigned layers;   /* above it; control thread */
 	bool deleting;
+	bool calibrating; /* its drive is being probed; control thread */
+	bool told_lost;   /* cmb: dp_events.bdev_changed was called; control thread */
 	struct nvme_pass *nvme;   /* uring: the drive's own commands may be used; NULL: not */
 	struct reflink *reflink;  /* uring: a file whose file system may share extents */
 	_Atomic uint64_t pools_allowed; /* bit i: pool of index i + 1; of the lowest bdev of a stack */
@@ -157,6 +159,9 @@ void bdev_resume(struct bdev *bdev, void (*done)(void *arg), void *arg);
 struct bdev *bdev_malloc_open(const struct dp_bdev_config *config, int *rc, char err[DP_ERR_MAX]);
 struct bdev *bdev_null_open(const struct dp_bdev_config *config, int *rc, char err[DP_ERR_MAX]);
 struct bdev *bdev_uring_open(const struct dp_bdev_config *config, int *rc, char err[DP_ERR_MAX]);
+struct bdev *bdev_cmb_open(const struct dp_bdev_config *config, int *rc, char err[DP_ERR_MAX]);
+struct pool *bdev_cmb_pool(const struct bdev *bdev); /* where it lies */
+int bdev_uring_fd(const struct bdev *bdev);          /* of its file; the bdev's own */
 struct bdev *bdev_delay_open(const struct dp_bdev_config *config, struct bdev *base, int *rc, char err[DP_ERR_MAX]);
 struct bdev *bdev_error_open(const struct dp_bdev_config *config, struct bdev *base, int *rc, char err[DP_ERR_MAX]);
 int bdev_error_inject(struct bdev *bdev, const char *io_type, const char *error_type, uint32_t num, uint32_t offset,

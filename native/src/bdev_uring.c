@@ -317,6 +317,11 @@ static int uring_resize(struct bdev *bdev, uint64_t num_blocks)
 	return 0;
 }
 
+int bdev_uring_fd(const struct bdev *bdev)
+{
+	return dp_container_of(bdev, const struct uring_bdev, bdev)->fd;
+}
+
 static void uring_destroy(struct bdev *bdev)
 {
 	struct uring_bdev *u = dp_container_of(bdev, struct uring_bdev, bdev);

@@ -94,8 +94,11 @@ int dp_start(const struct dp_options *options, char err[DP_ERR_MAX])
 
 static void free_ns(struct ctrlr *c)
 {
-	for (uint32_t i = 0; i < c->n; i++)
+	for (uint32_t i = 0; i < c->n; i++) {
 		free(c->ns[i].bdev_name);
+		for (unsigned use = 0; use < POOL_USES; use++)
+			free(c->ns[i].pool_name[use]);
+	}
 	free(c->ns);
 	c->ns = NULL;
 	c->n = 0;
@@ -121,8 +124,10 @@ static void stop_end(struct stop *stop)
 	while ((c = LIST_FIRST(&engine.ctrlrs))) {
 		LIST_REMOVE(c, link);
 		free_ns(c);
+		pool_owner_put(c->owner);
 		free(c);
 	}
+	engine_pools_stop();
 	free(stop);
 	done(arg, 0);
 }
@@ -186,6 +191,8 @@ void dp_stop(dp_done_fn done, void *arg)
 	stop->done = done;
 	stop->arg = arg;
 	stop->left = 1;
+	if (engine_calibrations_stop(stop_bdevs, stop))
+		stop->left++;
 	LIST_FOREACH(c, &engine.ctrlrs, link) {
 		stop->left++;
 		dp_queue_close((struct dp_queue_key){ .ctrlr = c->key }, stop_bdevs, stop);
@@ -220,7 +227,12 @@ void engine_step(void *arg)
 
 /* -- back ends */
 
-static struct bdev *find(const char *name)
+struct bdev *engine_first_bdev(void)
+{
+	return LIST_FIRST(&engine.bdevs);
+}
+
+struct bdev *engine_bdev(const char *name)
 {
 	struct bdev *bdev;
 
@@ -228,6 +240,11 @@ static struct bdev *find(const char *name)
 		if (!bdev->deleting && strcmp(bdev->name, name) == 0)
 			return bdev;
 	return NULL;
+}
+
+static struct bdev *find(const char *name)
+{
+	return engine_bdev(name);
 }
 
 static void nothing(void *arg, int rc)
@@ -257,6 +274,32 @@ static unsigned retie(const char *name, struct bdev *bdev, dp_done_fn done, void
 	return n;
 }
 
+unsigned engine_retie_pool(const char *name, struct pool *pool, dp_done_fn done, void *arg)
+{
+	struct ctrlr *c;
+	unsigned n = 0;
+
+	LIST_FOREACH(c, &engine.ctrlrs, link) {
+		bool changed = false;
+
+		for (uint32_t i = 0; i < c->n * POOL_USES; i++) {
+			struct ns_config *ns = &c->ns[i / POOL_USES];
+			unsigned use = i % POOL_USES;
+
+			if (ns->pool_name[use] && strcmp(ns->pool_name[use], name) == 0 && ns->pool[use] != pool) {
+				ns->pool[use] = pool;
+				changed = true;
+			}
+		}
+		if (changed) {
+			n++;
+			if (ctrlr_push(c, engine_step, engine_step_new(done, arg)) < 0)
+				abort();
+		}
+	}
+	return n;
+}
+
 int dp_bdev_create(const struct dp_bdev_config *config, struct dp_bdev_facts *facts, char err[DP_ERR_MAX])
 {
 	struct bdev *bdev, *base = NULL;
@@ -276,12 +319,26 @@ int dp_bdev_create(const struct dp_bdev_config *config, struct dp_bdev_facts *fa
 			snprintf(err, DP_ERR_MAX, "bdev %.100s does not exist", config->base ? config->base : "");
 			return -ENODEV;
 		}
+		if (base->calibrating) {
+			snprintf(err, DP_ERR_MAX, "bdev %.100s is being calibrated", config->base);
+			return -EBUSY;
+		}
+	}
+	if (config->kind == DP_BDEV_CMB) {
+		rc = engine_pools_watch();
+		if (rc < 0)
+			return rc;
 	}
 	bdev = bdev_open(config, base, engine.n, &rc, err);
 	if (!bdev) {
 		if (!err[0])
 			snprintf(err, DP_ERR_MAX, "bdev %.100s: %s", config->name, strerror(-rc));
 		return rc;
+	}
+	if (config->kind == DP_BDEV_URING && engine_is_probed(bdev)) {
+		bdev_destroy(bdev);
+		snprintf(err, DP_ERR_MAX, "bdev %.60s: %.120s is being calibrated", config->name, config->filename);
+		return -EBUSY;
 	}
 	bdev->base = base;
 	if (base)
@@ -373,7 +430,7 @@ int dp_bdev_delete(const char *name, dp_done_fn done, void *arg)
 
 	if (!bdev)
 		return -ENODEV;
-	if (bdev->layers)
+	if (bdev->layers || bdev->calibrating)
 		return -EBUSY;
 	end = malloc(sizeof(*end));
 	if (!end)
@@ -544,6 +601,25 @@ static int by_nsid(const void *a, const void *b)
 	return x->nsid < y->nsid ? -1 : x->nsid > y->nsid;
 }
 
+/* Of a namespace's pools, those that are given. One that does not exist is tied to when it does. */
+static bool copy_pools(struct ns_config *ns, const struct dp_ns_view *from)
+{
+	const char *names[POOL_USES] = { [POOL_READ] = from->read_pool,
+					 [POOL_WRITE] = from->write_pool,
+					 [POOL_COPY] = from->copy_pool };
+
+	ns->strict = from->strict;
+	for (unsigned use = 0; use < POOL_USES; use++) {
+		if (!names[use])
+			continue;
+		ns->pool[use] = pool_find(names[use]);
+		ns->pool_name[use] = strdup(names[use]);
+		if (!ns->pool_name[use])
+			return false;
+	}
+	return true;
+}
+
 static int copy_ns(struct ctrlr *c, const struct dp_ctrlr_view *view)
 {
 	c->ns = calloc(view->num_ns ? view->num_ns : 1, sizeof(*c->ns));
@@ -558,13 +634,25 @@ static int copy_ns(struct ctrlr *c, const struct dp_ctrlr_view *view)
 						  .write_protected = from->write_protected,
 						  .bdev = find(from->bdev),
 						  .bdev_name = strdup(from->bdev) };
-		if (!c->ns[c->n].bdev_name) {
+		if (!copy_pools(&c->ns[c->n], from) || !c->ns[c->n].bdev_name) {
+			c->n++;
 			free_ns(c);
 			return -ENOMEM;
 		}
 	}
 	qsort(c->ns, c->n, sizeof(*c->ns), by_nsid);
 	return 0;
+}
+
+/* Whose bytes they are that a controller leaves in a pool: its host's. Without a name, nobody's but its own. */
+static uint32_t owner_of(const struct dp_ctrlr_view *view)
+{
+	char alone[32];
+
+	if (view->host)
+		return pool_owner_get(view->host);
+	snprintf(alone, sizeof(alone), "controller %llu", (unsigned long long)view->key);
+	return pool_owner_get(alone);
 }
 
 static int check_pool(const struct dp_ns_view *ns, const char *name, char err[DP_ERR_MAX])
@@ -605,6 +693,7 @@ int dp_ctrlr_set(const struct dp_ctrlr_view *view, dp_done_fn done, void *arg)
 {
 	struct ctrlr *c = engine_ctrlr(view->key), fresh = { .key = view->key };
 	int rc = copy_ns(&fresh, view);
+	uint32_t owner;
 
 	if (rc < 0)
 		return rc;
@@ -621,6 +710,9 @@ int dp_ctrlr_set(const struct dp_ctrlr_view *view, dp_done_fn done, void *arg)
 	}
 	c->ns = fresh.ns;
 	c->n = fresh.n;
+	owner = owner_of(view);
+	pool_owner_put(c->owner);
+	c->owner = owner;
 	c->mdts_bytes = view->mdts_bytes;
 	c->copy_formats = view->copy_formats;
 	return ctrlr_push(c, engine_step, engine_step_new(done, arg));
@@ -644,6 +736,7 @@ static void ctrlr_closed(void *arg, int rc)
 	}
 	LIST_REMOVE(c, link);
 	free_ns(c);
+	pool_owner_put(c->owner);
 	free(c);
 	if (ctrlr_drop(end.key, engine_step, engine_step_new(end.done, end.arg)) < 0)
 		abort();

@@ -68,7 +68,7 @@ char *dp_describe(void);
 
 /* -- back ends ----------------------------------------------------------------------------------------------------- */
 
-enum dp_bdev_kind { DP_BDEV_MALLOC, DP_BDEV_NULL, DP_BDEV_URING, DP_BDEV_DELAY, DP_BDEV_ERROR };
+enum dp_bdev_kind { DP_BDEV_MALLOC, DP_BDEV_NULL, DP_BDEV_URING, DP_BDEV_DELAY, DP_BDEV_ERROR, DP_BDEV_CMB };
 
 struct dp_bdev_config {
 	enum dp_bdev_kind kind;
@@ -76,12 +76,14 @@ struct dp_bdev_config {
 	const char *uuid;
 	uint32_t block_size;          /* bytes; 0: the device's own (uring) */
 	uint32_t physical_block_size; /* bytes, 0: as block_size */
-	uint64_t num_blocks;          /* malloc, null */
-	const char *filename;         /* uring */
+	uint64_t num_blocks;          /* malloc, null, cmb */
+	const char *filename;         /* uring; cmb: a provider's p2pmem/allocate, for memory of its own */
 	bool readonly;
 	bool direct;                  /* O_DIRECT where the file system can */
 	bool fallocate;               /* unmap by hole punching on regular files */
 	const char *base;             /* delay, error: the bdev below */
+	const char *pool;             /* cmb: lies in that pool */
+	bool emulated, pmr;           /* cmb: memory of its own that emulates one; asked for a PMR (refused, with the reason) */
 	uint64_t delay_us[4];         /* delay: average read, p99 read, average write, p99 write */
 };
 
