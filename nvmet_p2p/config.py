@@ -21,6 +21,7 @@ from nvmet_p2p.errors import ConfigError
 
 SOCKET_PATH_BYTES_MAX = 107  # sizeof(sockaddr_un.sun_path) less the terminating zero, unix(7)
 DATAPLANE_SUFFIX_BYTES = 3  # the data plane's own socket is beside ours: ".dp"
+STAGING_PATTERN = r"^(off|auto|([0-9a-fA-F]{4,8}:)?[0-9a-fA-F]{2}:[01][0-9a-fA-F]\.[0-7])$"
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["console", "json"]
@@ -37,6 +38,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ``tcp_congestion`` is a congestion control of the kernel for the connections of the listeners, ``system`` for the
     system's default, or ``auto`` for that unless it is BBR (see ``server.listener``).
 
+    ``staging`` is the policy where none was set over JSON-RPC: "off", "auto" or a provider's PCI address, and never
+    strict, since no call could be refused. ``cmb_mib``: how much of a provider's memory is taken at most; 0 for all of
+    it. ``sysfs_root`` is for tests with a made tree.
+
     Times are in seconds, ``listen_backlog`` and ``unconnected_peers_max`` are numbers of connections,
     ``metrics_listen`` is ``host:port`` (``[host]:port`` for IPv6) or empty for no metrics.
     """
@@ -50,6 +55,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     cpumask: str = ""
     spin_us: Annotated[int, Meta(ge=0, le=1_000_000)] = 20
     pool_mib: Annotated[int, Meta(ge=1, le=1 << 20)] = 64
+    staging: Annotated[str, Meta(pattern=STAGING_PATTERN)] = "auto"
+    cmb_mib: Annotated[int, Meta(ge=0, le=1 << 20)] = 0
+    sysfs_root: Path = Path("/sys")
     metrics_listen: str = ""
     connect_timeout_s: Annotated[float, Meta(gt=0, le=600)] = limits.CONNECT_TIMEOUT_S
     unconnected_peers_max: Annotated[int, Meta(ge=1, le=1_000_000)] = limits.UNCONNECTED_PEERS_MAX
@@ -150,6 +158,8 @@ def _validate(settings: Settings) -> None:
         raise ConfigError(f"rpc_socket {str(settings.rpc_socket)!r} must be an absolute path")
     if not settings.state_dir.is_absolute():
         raise ConfigError(f"state_dir {str(settings.state_dir)!r} must be an absolute path")
+    if not settings.sysfs_root.is_absolute():
+        raise ConfigError(f"sysfs_root {str(settings.sysfs_root)!r} must be an absolute path")
     longest = SOCKET_PATH_BYTES_MAX - (DATAPLANE_SUFFIX_BYTES if settings.dataplane in ("auto", "native") else 0)
     length = len(os.fsencode(settings.rpc_socket))
     if length > longest:

@@ -28,10 +28,14 @@ from nvmet_p2p.server.context import ControllerInfo, QpairInfo, QueueStats
 from nvmet_p2p.server.dispatcher import Dispatcher
 from nvmet_p2p.server.fabric import Fabric
 from nvmet_p2p.server.methods import METHODS
+from nvmet_p2p.server.staging import show
+from nvmet_p2p.server.staging.manager import START_MAX_S, StagingManager, Surroundings
 from nvmet_p2p.state import reconcile
+from nvmet_p2p.state.journal import Journals
 from nvmet_p2p.state.store import FileStore, StateStore
 from nvmet_p2p.target.config import BdevConfig, BdevFacts, ListenAddress, TargetConfig
 from nvmet_p2p.target.features import Done
+from nvmet_p2p.target.operations import bdevs_on
 from nvmet_p2p.target.target import ControllerInfo as TargetControllerInfo
 from nvmet_p2p.wire.spec import Status
 from nvmet_p2p.wire.sqe import Sqe
@@ -60,6 +64,16 @@ class Daemon:
         self.target = self.fabric.target
         self.target.on_protect = self._protect
         self._protecting: set[asyncio.Task[None]] = set()
+        around = Surroundings(
+            model=lambda: (self._config, self._facts_view),
+            place=lambda placements: self.target.place(placements, self.clock.monotonic()),
+            settle=self.fabric.effects.settle,
+            gone=self._pool_gone,
+            broken=self._bdev_broken,
+        )
+        self.staging = StagingManager(settings, dataplane.pools, self.clock, Journals(settings.state_dir), around)
+        self._staging_task: asyncio.Task[None] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
 
     # -- what the admin methods use ----------------------------------------------------------------------------------
 
@@ -157,66 +171,83 @@ class Daemon:
 
     async def _commit(self, new: TargetConfig) -> None:
         async with self._committing:
-            new = reconcile.keep_protection(self._config, new)
-            plan = reconcile.plan(self._config, new)
-            async with contextlib.AsyncExitStack() as undo:
-                facts: dict[str, BdevFacts] = {}
-                for bdev in plan.open_bdevs:
-                    facts[bdev.name] = await self.dataplane.bdev_create(bdev)
-                    undo.push_async_callback(self.dataplane.bdev_delete, bdev.name)
-                for old, changed in plan.resize_bdevs:
-                    if old.name in self._facts:
-                        facts[old.name] = await self.dataplane.bdev_resize(changed)
-                        undo.push_async_callback(self.dataplane.bdev_resize, old)
-                for old, changed in plan.tune_bdevs:
-                    if old.name in self._facts:
-                        undo.push_async_callback(self.dataplane.bdev_tune, old)
-                        await self.dataplane.bdev_tune(changed)
-                for transport in plan.create_transports:
-                    await self.dataplane.transport_create(transport)
-                bound = {}
-                for address in plan.bind:
-                    if address.trtype == "RDMA":
-                        await self.dataplane.listen(address, new.transports[address.trtype])
-                        undo.push_async_callback(self.dataplane.unlisten, address)
-                        continue
-                    bound[address] = self.fabric.listeners.bind(address)
-                    undo.callback(bound[address].close)
-                try:
-                    await asyncio.to_thread(self._store.save, new)
-                except StateError as error:
-                    raise OperatorError(-5, str(error)) from error
-                undo.pop_all()
-            self._config = new
-            self._facts.update(facts)
-            now = self.clock.monotonic()
-            self.target.apply(new, now, facts)
-            for address, sock in bound.items():
-                self.fabric.listeners.start(address, sock)
-            for address in plan.unbind:
-                self._unbound.pop(address, None)
+            try:
+                await self._change(new)
+            finally:
+                self.staging.release()
+
+    async def _change(self, new: TargetConfig) -> None:
+        new = reconcile.keep_protection(self._config, new)
+        plan = reconcile.plan(self._config, new)
+        async with contextlib.AsyncExitStack() as undo:
+            facts: dict[str, BdevFacts] = {}
+            for bdev in plan.open_bdevs:
+                facts[bdev.name] = await self._open_bdev(bdev, new)
+                undo.push_async_callback(self.dataplane.bdev_delete, bdev.name)
+            for old, changed in plan.resize_bdevs:
+                if old.name in self._facts:
+                    facts[old.name] = await self.dataplane.bdev_resize(changed)
+                    undo.push_async_callback(self.dataplane.bdev_resize, old)
+            for old, changed in plan.tune_bdevs:
+                if old.name in self._facts:
+                    undo.push_async_callback(self.dataplane.bdev_tune, old)
+                    await self.dataplane.bdev_tune(changed)
+            for transport in plan.create_transports:
+                await self.dataplane.transport_create(transport)
+            bound = {}
+            for address in plan.bind:
                 if address.trtype == "RDMA":
-                    await self.dataplane.unlisten(address)
-                else:
-                    self.fabric.listeners.stop(address)
-            await self.fabric.effects.settle()
-            self.fabric.rearm_timers()
-            for bdev in plan.close_bdevs:
-                if self._facts.pop(bdev.name, None) is not None:
-                    await self._close_bdev(bdev.name)
+                    await self.dataplane.listen(address, new.transports[address.trtype])
+                    undo.push_async_callback(self.dataplane.unlisten, address)
+                    continue
+                bound[address] = self.fabric.listeners.bind(address)
+                undo.callback(bound[address].close)
+            await self.staging.admit(self._config, new, {**self._facts, **facts})
+            try:
+                await asyncio.to_thread(self._store.save, new)
+            except StateError as error:
+                raise OperatorError(-5, str(error)) from error
+            undo.pop_all()
+        self._config = new
+        self._facts.update(facts)
+        now = self.clock.monotonic()
+        self.staging.enforce()
+        self.target.apply(new, now, facts)
+        for address, sock in bound.items():
+            self.fabric.listeners.start(address, sock)
+        for address in plan.unbind:
+            self._unbound.pop(address, None)
+            if address.trtype == "RDMA":
+                await self.dataplane.unlisten(address)
+            else:
+                self.fabric.listeners.stop(address)
+        await self.fabric.effects.settle()
+        self.fabric.rearm_timers()
+        self.staging.wake()
+        for bdev in plan.close_bdevs:
+            if self._facts.pop(bdev.name, None) is not None:
+                await self._close_bdev(bdev.name)
+
+    async def _open_bdev(self, bdev: BdevConfig, config: TargetConfig) -> BdevFacts:
+        """Raises ``OperatorError``."""
+        if bdev.kind == "cmb":
+            await self.staging.provide(bdev, config)
+        return await self.dataplane.bdev_create(bdev)
 
     async def _close_bdev(self, name: str) -> None:
         """The change is in force: what is left of the old state is our affair, no longer the caller's."""
-        try:
-            await self.dataplane.bdev_delete(name)
-        except OperatorError as error:
-            log.error("bdev.not_closed", bdev=name, reason=error.message)
+        async with self.staging.calm():
+            try:
+                await self.dataplane.bdev_delete(name)
+            except OperatorError as error:
+                log.error("bdev.not_closed", bdev=name, reason=error.message)
 
     async def _rescan(self, name: str) -> None:
         async with self._committing:
             config = self._config.bdevs[name]
             opened = name in self._facts
-            found = await (self.dataplane.bdev_rescan(config) if opened else self.dataplane.bdev_create(config))
+            found = await (self.dataplane.bdev_rescan(config) if opened else self._open_bdev(config, self._config))
+            self.staging.wake()
             self._facts[name] = found
             self.target.set_bdev(name, found, self.clock.monotonic())
             await self.fabric.effects.settle()
@@ -257,6 +288,7 @@ class Daemon:
             unconnected_peers=self.fabric.unconnected,
             peers_accepted=self.fabric.accepted_total,
             peers_refused=dict(self.fabric.refused),
+            **show.metrics_of(self.staging, self._config, self.dataplane.pools),
         )
 
     def _protect(self, subnqn: str, nsid: int, protected: bool, done: Done) -> None:
@@ -292,6 +324,41 @@ class Daemon:
         else:
             self._facts[name] = facts
         self.target.set_bdev(name, facts, self.clock.monotonic())
+        self.staging.wake()
+
+    def pool_lost(self, name: str, why: str) -> None:
+        self.staging.lost(name, why)
+
+    def _pool_gone(self, name: str) -> None:
+        """The bdevs in it are closed; ``_retry`` opens them again, empty, when the pool is back."""
+        lying = [
+            bdev.name for bdev in self._config.bdevs.values() if bdev.provider == name and bdev.name in self._facts
+        ]
+        self._close_soon(lying, "its provider's memory is gone, and the data with it")
+
+    def _bdev_broken(self, name: str) -> None:
+        """It is opened again when what a probe has overwritten is put back (``Journals.restore``)."""
+        self._close_soon([name], "a probe could not put back what it had overwritten")
+
+    def _close_soon(self, names: list[str], why: str) -> None:
+        if names:
+            task = asyncio.create_task(self._close_lost(names, why))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    async def _close_lost(self, names: list[str], why: str) -> None:
+        async with self._committing:
+            for name in names:
+                await self._close_stack(name, why)
+
+    async def _close_stack(self, name: str, why: str) -> None:
+        for above in bdevs_on(self._config, name):
+            await self._close_stack(above.name, why)
+        if self._facts.pop(name, None) is not None:
+            log.error("bdev.lost", bdev=name, reason=why, note="it is opened again when it can be")
+            self.target.set_bdev(name, None, self.clock.monotonic())
+            await self.fabric.effects.settle()
+            await self._close_bdev(name)
 
     def io_command(self, key: int, qid: int, sqe: Sqe) -> None:
         self.target.io_queue_command(key, qid, sqe, self.clock.monotonic())
@@ -315,8 +382,11 @@ class Daemon:
         self._config = config
         now = self.clock.monotonic()
         self.target.apply(config, now)
+        await self.staging.start()
         for bdev in config.bdevs.values():
             await self._try_bdev(bdev, first=True)
+        self._staging_task = asyncio.create_task(self._stage(), name="staging")
+        await self.staging.settled(START_MAX_S)  # drives are measured before hosts come, as far as that goes
         for address in reconcile.addresses(config):
             await self._try_bind(address, first=True)
         await self.fabric.effects.settle()
@@ -324,13 +394,24 @@ class Daemon:
 
     async def stop(self) -> None:
         """Ends associations, drains I/O, closes everything. What was acknowledged is in the back ends."""
-        if self._retrying is not None:
-            self._retrying.cancel()
+        self.staging.stop()
+        for task in (self._retrying, self._staging_task):
+            if task is not None:
+                task.cancel()
         await self.fabric.stop()
         if self._protecting:
             await asyncio.wait(self._protecting)
         await self.dataplane.stop()
         self._store.close()
+
+    async def _stage(self) -> None:
+        while True:
+            try:
+                await self.staging.work()
+            except Exception:  # a mistake of ours; placements must not stay as they are for ever because of it
+                log.exception("staging.failed")
+                await asyncio.sleep(RETRY_S)
+                self.staging.wake()
 
     async def _retry(self) -> None:
         while True:
@@ -351,13 +432,14 @@ class Daemon:
 
     async def _try_bdev(self, bdev: BdevConfig, *, first: bool = False) -> None:
         try:
-            found = await self.dataplane.bdev_create(bdev)
+            found = await self._open_bdev(bdev, self._config)
         except OperatorError as error:
             if first:
                 log.error("bdev.absent", bdev=bdev.name, note="its namespaces come when it does", reason=error.message)
             return
         self._facts[bdev.name] = found
         self.target.set_bdev(bdev.name, found, self.clock.monotonic())
+        self.staging.wake()
         if not first:
             log.info("bdev.present", bdev=bdev.name)
 

@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * fuzz_qpair.c: whatever a host sends on an I/O queue. The input is a list of acts: raw bytes, capsules and H2CData that
- * are framed rightly (digests too) but say anything, aborts, changes of the view. The staging pool is poisoned with A5h
+ * are framed rightly (digests too) but say anything, aborts, changes of the view. The staging memory is poisoned with A5h
  * and no data of the host holds that byte, so that none may ever come out in a C2HData; at the end all memory, pins,
- * locks and users must have been given back (rig_close).
+ * locks and users must have been given back (rig_close). Some inputs have a pool of peer memory too, with A5h of another
+ * host in it; there drives take their time or fail, others take its memory, and it may be lost.
  */
+#include <errno.h>
 #include <stdlib.h>
 
+#include "pool_priv.h"
 #include "queue_rig.h"
 
 #define POISON 0xA5
@@ -96,7 +99,7 @@ static void capsule(struct input *in, uint8_t *pdu)
 		icd = len;
 	if (sgl & 0x20)
 		icd = take32(in) % 9000;
-	rig_sqe(sqe, opc, b & 7, sgl & 0x40 ? take32(in) : 1 + (b >> 3) % 4u, slba, nlb0, icd ? icd : len, icd ? 0x01 : 0x5A);
+	rig_sqe(sqe, opc, b & 7, sgl & 0x40 ? take32(in) : 1 + (b >> 3) % (rig.pool ? 6u : 4u), slba, nlb0, icd ? icd : len, icd ? 0x01 : 0x5A);
 	if (opc == OPC_FLUSH || opc == OPC_WRITE_ZEROES || opc == OPC_VERIFY)
 		put32(sqe + 32, 0);
 	if (opc == OPC_DSM) {
@@ -130,6 +133,70 @@ static void h2c(struct input *in, uint8_t *pdu)
 			      payload, len, !(how & 16)));
 }
 
+/* -- the pool */
+
+static struct pool_buf *hogged[8];
+static unsigned hogs;
+
+static void unhog(void)
+{
+	while (hogs)
+		pool_put(hogged[--hogs]);
+}
+
+/* Somebody else takes memory of it, and leaves something there. */
+static void hog(uint32_t granules)
+{
+	struct pool_want want = { .bytes = granules * POOL_GRANULE, .owner = 99 };
+	struct pool_buf *buf = hogs < sizeof(hogged) / sizeof(hogged[0]) ? pool_get(rig.pool, &want) : NULL;
+
+	for (unsigned i = 0; buf && i < buf->n; i++)
+		memset(buf->iov[i].iov_base, POISON, buf->iov[i].iov_len);
+	if (buf)
+		hogged[hogs++] = buf;
+}
+
+static void drives(uint8_t how)
+{
+	static const int results[] = { 0, 0, 0, 0, -EIO, -EFAULT, -EREMOTEIO, -ENOSPC };
+
+	rig.hold = how & 0x80;
+	for (unsigned n = how >> 4 & 7; n && rig.n_held; n--)
+		rig_drive(results[how & 7]);
+}
+
+static void pool_act(struct input *in)
+{
+	uint8_t how = take8(in);
+
+	switch (how % 8) {
+	case 0:
+	case 1:
+	case 2:
+		drives(take8(in));
+		break;
+	case 3:
+		hog(1 + take8(in) % 16);
+		break;
+	case 4:
+		unhog();
+		break;
+	case 5:
+		bdev_error_inject(rig.bdevs[4], "all", "corrupt_data", 1 + how / 64, how * 64u, 0);
+		break;
+	case 6:
+		rig.owner = 1 + how / 128;
+		break;
+	default:
+		if (how & 0x40)
+			pool_lose(rig.pool, "fuzz");
+		else if (how & 0x20)
+			rig.send_error = -EFAULT;
+		else if (how & 0x10)
+			memset(rig.pool->base, 0, 8);
+	}
+}
+
 static void act(struct input *in, uint8_t *pdu)
 {
 	switch (take8(in) % 8) {
@@ -161,6 +228,12 @@ static void act(struct input *in, uint8_t *pdu)
 		bdev_error_inject(rig.bdevs[2], "all", take8(in) & 1 ? "pending" : "failure", 1, 0, 0);
 		capsule(in, pdu);
 		break;
+	case 7:
+		if (rig.pool) {
+			pool_act(in);
+			break;
+		}
+		/* fall through */
 	default:
 		capsule(in, pdu);
 	}
@@ -182,7 +255,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 				       .hpda = a & 16 ? 7 : 0,
 				       .cpda = a & 32 ? 3 : 0,
 				       .maxr2t = a & 64 ? 3 : 0,
-				       .sqsize = a & 128 ? 3 : 15 };
+				       .sqsize = a & 128 ? 3 : 15,
+				       .peer_bytes = b & 1 ? (b & 2 ? 9u : 65u) * POOL_GRANULE : 0,
+				       .strict = b & 4 };
 
 	seen = 0;
 	r2ts = 0;
@@ -190,8 +265,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	memset(r2t_len, 0, sizeof(r2t_len));
 	rig_open(&options);
 	rig.send_most = b ? 16u * b : 0;
+	if (rig.pool) {
+		hog(rig.pool->granules);
+		unhog();
+	}
 	while (in.left && rig.q->ending == END_NONE)
 		act(&in, pdu);
+	unhog();
 	rig_close();
 	return 0;
 }

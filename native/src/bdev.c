@@ -37,6 +37,8 @@ static struct bdev *open_kind(const struct dp_bdev_config *config, struct bdev *
 		return bdev_null_open(config, rc, err);
 	case DP_BDEV_URING:
 		return bdev_uring_open(config, rc, err);
+	case DP_BDEV_CMB:
+		return bdev_cmb_open(config, rc, err);
 	case DP_BDEV_DELAY:
 		return bdev_delay_open(config, base, rc, err);
 	case DP_BDEV_ERROR:
@@ -111,13 +113,18 @@ void bdev_update_direct(struct bdev *bdev)
 
 void bdev_facts(const struct bdev *bdev, struct dp_bdev_facts *facts)
 {
+	const struct bdev *lowest = bdev;
+
+	while (lowest->base)
+		lowest = lowest->base;
 	*facts = (struct dp_bdev_facts){ .block_size = bdev->block_size,
 					 .num_blocks = atomic_load(&bdev->num_blocks),
 					 .readonly = bdev->readonly,
 					 .write_cache = bdev->write_cache,
 					 .unmap = bdev->unmap,
 					 .write_zeroes = true,
-					 .physical_block_size = bdev->physical_block_size };
+					 .physical_block_size = bdev->physical_block_size,
+					 .flush_failed = atomic_load(&lowest->flush_failed) };
 }
 
 static uint64_t sum(struct bdev *bdev, size_t offset)
@@ -210,6 +217,7 @@ static void account(struct bdev_io *io, int rc)
 
 	if (rc < 0) {
 		counter_add(&br->stat.errors[error_of[io->op]], 1);
+		bdev_watch_error(rc);
 		return;
 	}
 	ns = dp_now_ns() - io->start_ns;

@@ -59,6 +59,8 @@ struct bdev_ops {
 	const uint8_t *(*map)(struct bdev *bdev, uint64_t offset, uint32_t *length);
 	/* Optional, control thread: 0 or -errno. */
 	int (*resize)(struct bdev *bdev, uint64_t num_blocks);
+	/* Optional, control thread: how many blocks there are now, without using it; -errno, 0: the medium is gone. */
+	int64_t (*look)(struct bdev *bdev);
 	/* Optional: fails what is held for ever (error bdev "pending"), so that the bdev can drain. */
 	void (*drain)(struct bdev *bdev, struct reactor *r);
 	/* Required, control thread: nothing is in flight. */
@@ -118,12 +120,19 @@ struct bdev {
 	_Atomic bool excl;      /* a fused pair was seen: writes take range locks from now on */
 	_Atomic bool excl_ready; /* ... and none without one is in flight any more */
 	_Atomic bool limited, histogram;
+	bool lost; /* said so; control thread */
+	/* What was cached could not be made durable, and the kernel tells that once: from then on nobody is told that his
+	 * data is safe, until somebody has looked (rescan, or a new bdev). */
+	_Atomic bool flush_failed;
+	bool flush_told; /* control thread */
 	_Atomic unsigned excl_acks;
 	struct rangelock locks;
 	struct bdev_qos qos;
 	struct bdev *base; /* below a layer */
 	unsigned layers;   /* above it; control thread */
 	bool deleting;
+	bool calibrating; /* its drive is being probed; control thread */
+	bool told_lost;   /* cmb: dp_events.bdev_changed was called; control thread */
 	struct nvme_pass *nvme;   /* uring: the drive's own commands may be used; NULL: not */
 	struct reflink *reflink;  /* uring: a file whose file system may share extents */
 	_Atomic uint64_t pools_allowed; /* bit i: pool of index i + 1; of the lowest bdev of a stack */
@@ -141,6 +150,7 @@ void bdev_facts(const struct bdev *bdev, struct dp_bdev_facts *facts);
 void bdev_stat_sum(struct bdev *bdev, struct dp_iostat *stat);
 void bdev_staging_sum(struct bdev *bdev, struct dp_staging *staging); /* since it was opened; dp_iostat_reset is no matter */
 void bdev_update_direct(struct bdev *bdev);
+void bdev_watch_start(void (*check)(void)); /* bdev_watch.c */
 /* bdev_quiesce.c: what is submitted to this very bdev waits from now on (the layers above have to be quiesced too); done
  * when nothing of it is in flight. bdev_resume may come before that. Not for memory (bdev.direct), whose I/O asks nobody. */
 void bdev_quiesce(struct bdev *bdev, void (*done)(void *arg), void *arg);
@@ -149,6 +159,9 @@ void bdev_resume(struct bdev *bdev, void (*done)(void *arg), void *arg);
 struct bdev *bdev_malloc_open(const struct dp_bdev_config *config, int *rc, char err[DP_ERR_MAX]);
 struct bdev *bdev_null_open(const struct dp_bdev_config *config, int *rc, char err[DP_ERR_MAX]);
 struct bdev *bdev_uring_open(const struct dp_bdev_config *config, int *rc, char err[DP_ERR_MAX]);
+struct bdev *bdev_cmb_open(const struct dp_bdev_config *config, int *rc, char err[DP_ERR_MAX]);
+struct pool *bdev_cmb_pool(const struct bdev *bdev); /* where it lies */
+int bdev_uring_fd(const struct bdev *bdev);          /* of its file; the bdev's own */
 struct bdev *bdev_delay_open(const struct dp_bdev_config *config, struct bdev *base, int *rc, char err[DP_ERR_MAX]);
 struct bdev *bdev_error_open(const struct dp_bdev_config *config, struct bdev *base, int *rc, char err[DP_ERR_MAX]);
 int bdev_error_inject(struct bdev *bdev, const char *io_type, const char *error_type, uint32_t num, uint32_t offset,
@@ -166,6 +179,8 @@ void bdev_done(struct bdev_io *io, int rc); /* by back ends, for what was BDEV_P
 int bdev_forward(struct bdev_io *io, struct bdev *base); /* a layer hands it down */
 void bdev_count(struct bdev *bdev, unsigned reactor, unsigned what, uint64_t bytes, uint64_t ns);
 void bdev_qos_expired(struct reactor *r, struct uop *op, int res);
+void bdev_watch_error(int rc); /* an operation has failed: is the medium still there? */
+void bdev_watch_now(void);
 
 /* An operation of that use went to or from the medium; pool 0: host memory (Copy only). */
 static inline void bdev_count_staged(struct bdev *bdev, const struct reactor *r, enum pool_use use, unsigned pool,

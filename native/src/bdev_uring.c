@@ -205,6 +205,26 @@ static bool next_step(struct uring_bdev *u, struct bdev_io *io, int *res)
 	return true;
 }
 
+/*
+ * Data that was written before, by whomever, could not be made durable. Linux tells one caller and then takes the pages for
+ * clean, a drive may report what it could not destage once; the next Flush, perhaps another host's, would succeed.
+ */
+static bool loses_data(const struct bdev_io *io, int error)
+{
+	if (io->step != SYNC && !(io->step == RW && io->op == BDEV_WRITE && io->fua))
+		return false;
+	switch (error) {
+	case -EAGAIN: /* nothing was tried */
+	case -ENOMEM:
+	case -ECANCELED:
+	case -EBADF:
+	case -EFAULT:
+		return false;
+	default:
+		return true;
+	}
+}
+
 static void uring_done(struct reactor *r, struct uop *op, int res)
 {
 	struct bdev_io *io = dp_container_of(op, struct bdev_io, uop);
@@ -216,8 +236,11 @@ static void uring_done(struct reactor *r, struct uop *op, int res)
 	}
 	if (res == 0 && (io->step == RW || io->step == ZERO_WRITE))
 		res = -EIO; /* nothing more there: never a byte that the medium did not give */
-	if (!next_step(u, io, &res))
-		bdev_done(io, res < 0 ? res : 0);
+	if (next_step(u, io, &res))
+		return;
+	if (DP_UNLIKELY(res < 0) && loses_data(io, res) && !atomic_exchange(&u->bdev.flush_failed, true))
+		bdev_watch_now(); /* which tells it */
+	bdev_done(io, res < 0 ? res : 0);
 }
 
 static int uring_submit(struct bdev_io *io)
@@ -225,6 +248,8 @@ static int uring_submit(struct bdev_io *io)
 	struct uring_bdev *u = dp_container_of(io->bdev, struct uring_bdev, bdev);
 
 	io->progress = 0;
+	if (DP_UNLIKELY((io->op == BDEV_FLUSH || io->fua) && atomic_load_explicit(&io->bdev->flush_failed, memory_order_relaxed)))
+		return -EIO;
 	if (u->in_place || io->r->sink)
 		return in_place(u, io);
 	switch (io->op) {
@@ -265,6 +290,15 @@ static int size_of(int fd, uint64_t *bytes)
 	return -EINVAL;
 }
 
+static int64_t uring_look(struct bdev *bdev)
+{
+	struct uring_bdev *u = dp_container_of(bdev, struct uring_bdev, bdev);
+	uint64_t bytes;
+	int rc = size_of(u->fd, &bytes);
+
+	return rc < 0 ? rc : (int64_t)(bytes >> bdev->block_shift);
+}
+
 static int uring_resize(struct bdev *bdev, uint64_t num_blocks)
 {
 	struct uring_bdev *u = dp_container_of(bdev, struct uring_bdev, bdev);
@@ -279,7 +313,13 @@ static int uring_resize(struct bdev *bdev, uint64_t num_blocks)
 	if (bytes >> bdev->block_shift == 0)
 		return -ENODEV;
 	atomic_store(&bdev->num_blocks, bytes >> bdev->block_shift);
+	atomic_store(&bdev->flush_failed, false);
 	return 0;
+}
+
+int bdev_uring_fd(const struct bdev *bdev)
+{
+	return dp_container_of(bdev, const struct uring_bdev, bdev)->fd;
 }
 
 static void uring_destroy(struct bdev *bdev)
@@ -295,6 +335,7 @@ static void uring_destroy(struct bdev *bdev)
 static const struct bdev_ops uring_ops = {
 	.submit = uring_submit,
 	.resize = uring_resize,
+	.look = uring_look,
 	.destroy = uring_destroy,
 	.scatters = true,
 };

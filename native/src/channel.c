@@ -179,7 +179,9 @@ static void flush(void)
 
 static void put_text(enum channel_type type, const void *fixed, size_t fixed_len, const char *text)
 {
-	put(type, fixed, fixed_len, text, strnlen(text, CHANNEL_RESPONSE_MAX));
+	const size_t len = strlen(text);
+
+	put(type, fixed, fixed_len, text, len < CHANNEL_RESPONSE_MAX ? len : CHANNEL_RESPONSE_MAX);
 }
 
 static void say_hello(void)

@@ -67,6 +67,7 @@ int dp_start(const struct dp_options *options, char err[DP_ERR_MAX])
 	memset(engine.reactors, 0, (size_t)n * sizeof(*engine.reactors));
 	LIST_INIT(&engine.bdevs);
 	LIST_INIT(&engine.ctrlrs);
+	bdev_watch_start(dp_bdev_check);
 	for (engine.n = 0; engine.n < (unsigned)n; engine.n++) {
 		struct reactor_options each = { .id = engine.n,
 						.cpu = cpus[engine.n],
@@ -93,8 +94,11 @@ int dp_start(const struct dp_options *options, char err[DP_ERR_MAX])
 
 static void free_ns(struct ctrlr *c)
 {
-	for (uint32_t i = 0; i < c->n; i++)
+	for (uint32_t i = 0; i < c->n; i++) {
 		free(c->ns[i].bdev_name);
+		for (unsigned use = 0; use < POOL_USES; use++)
+			free(c->ns[i].pool_name[use]);
+	}
 	free(c->ns);
 	c->ns = NULL;
 	c->n = 0;
@@ -120,8 +124,10 @@ static void stop_end(struct stop *stop)
 	while ((c = LIST_FIRST(&engine.ctrlrs))) {
 		LIST_REMOVE(c, link);
 		free_ns(c);
+		pool_owner_put(c->owner);
 		free(c);
 	}
+	engine_pools_stop();
 	free(stop);
 	done(arg, 0);
 }
@@ -185,6 +191,8 @@ void dp_stop(dp_done_fn done, void *arg)
 	stop->done = done;
 	stop->arg = arg;
 	stop->left = 1;
+	if (engine_calibrations_stop(stop_bdevs, stop))
+		stop->left++;
 	LIST_FOREACH(c, &engine.ctrlrs, link) {
 		stop->left++;
 		dp_queue_close((struct dp_queue_key){ .ctrlr = c->key }, stop_bdevs, stop);
@@ -219,7 +227,12 @@ void engine_step(void *arg)
 
 /* -- back ends */
 
-static struct bdev *find(const char *name)
+struct bdev *engine_first_bdev(void)
+{
+	return LIST_FIRST(&engine.bdevs);
+}
+
+struct bdev *engine_bdev(const char *name)
 {
 	struct bdev *bdev;
 
@@ -227,6 +240,11 @@ static struct bdev *find(const char *name)
 		if (!bdev->deleting && strcmp(bdev->name, name) == 0)
 			return bdev;
 	return NULL;
+}
+
+static struct bdev *find(const char *name)
+{
+	return engine_bdev(name);
 }
 
 static void nothing(void *arg, int rc)
@@ -256,6 +274,32 @@ static unsigned retie(const char *name, struct bdev *bdev, dp_done_fn done, void
 	return n;
 }
 
+unsigned engine_retie_pool(const char *name, struct pool *pool, dp_done_fn done, void *arg)
+{
+	struct ctrlr *c;
+	unsigned n = 0;
+
+	LIST_FOREACH(c, &engine.ctrlrs, link) {
+		bool changed = false;
+
+		for (uint32_t i = 0; i < c->n * POOL_USES; i++) {
+			struct ns_config *ns = &c->ns[i / POOL_USES];
+			unsigned use = i % POOL_USES;
+
+			if (ns->pool_name[use] && strcmp(ns->pool_name[use], name) == 0 && ns->pool[use] != pool) {
+				ns->pool[use] = pool;
+				changed = true;
+			}
+		}
+		if (changed) {
+			n++;
+			if (ctrlr_push(c, engine_step, engine_step_new(done, arg)) < 0)
+				abort();
+		}
+	}
+	return n;
+}
+
 int dp_bdev_create(const struct dp_bdev_config *config, struct dp_bdev_facts *facts, char err[DP_ERR_MAX])
 {
 	struct bdev *bdev, *base = NULL;
@@ -275,12 +319,26 @@ int dp_bdev_create(const struct dp_bdev_config *config, struct dp_bdev_facts *fa
 			snprintf(err, DP_ERR_MAX, "bdev %.100s does not exist", config->base ? config->base : "");
 			return -ENODEV;
 		}
+		if (base->calibrating) {
+			snprintf(err, DP_ERR_MAX, "bdev %.100s is being calibrated", config->base);
+			return -EBUSY;
+		}
+	}
+	if (config->kind == DP_BDEV_CMB) {
+		rc = engine_pools_watch();
+		if (rc < 0)
+			return rc;
 	}
 	bdev = bdev_open(config, base, engine.n, &rc, err);
 	if (!bdev) {
 		if (!err[0])
 			snprintf(err, DP_ERR_MAX, "bdev %.100s: %s", config->name, strerror(-rc));
 		return rc;
+	}
+	if (config->kind == DP_BDEV_URING && engine_is_probed(bdev)) {
+		bdev_destroy(bdev);
+		snprintf(err, DP_ERR_MAX, "bdev %.60s: %.120s is being calibrated", config->name, config->filename);
+		return -EBUSY;
 	}
 	bdev->base = base;
 	if (base)
@@ -372,7 +430,7 @@ int dp_bdev_delete(const char *name, dp_done_fn done, void *arg)
 
 	if (!bdev)
 		return -ENODEV;
-	if (bdev->layers)
+	if (bdev->layers || bdev->calibrating)
 		return -EBUSY;
 	end = malloc(sizeof(*end));
 	if (!end)
@@ -383,6 +441,21 @@ int dp_bdev_delete(const char *name, dp_done_fn done, void *arg)
 	fan_bdev(bdev, bdev_drain, engine_step, engine_step_new(bdev_drained, end));
 	bdev_drained(end, 0);
 	return 0;
+}
+
+/* What lies on a bdev changes with it: the highest first. */
+static void tell_layers(struct bdev *base, const struct dp_bdev_facts *facts)
+{
+	struct bdev *bdev;
+
+	LIST_FOREACH(bdev, &engine.bdevs, link) {
+		if (bdev->base != base || bdev->deleting)
+			continue;
+		tell_layers(bdev, facts);
+		if (facts)
+			atomic_store(&bdev->num_blocks, facts->num_blocks);
+		engine.options.events->bdev_changed(bdev->name, facts);
+	}
 }
 
 int dp_bdev_resize(const char *name, uint64_t num_blocks, struct dp_bdev_facts *facts, char err[DP_ERR_MAX])
@@ -400,8 +473,38 @@ int dp_bdev_resize(const char *name, uint64_t num_blocks, struct dp_bdev_facts *
 	}
 	if (num_blocks)
 		atomic_store(&bdev->num_blocks, num_blocks);
+	bdev->lost = bdev->flush_told = false;
 	bdev_facts(bdev, facts);
+	tell_layers(bdev, facts);
 	return 0;
+}
+
+void dp_bdev_check(void)
+{
+	struct bdev *bdev;
+
+	LIST_FOREACH(bdev, &engine.bdevs, link) {
+		struct dp_bdev_facts facts;
+		bool flush_failed = atomic_load(&bdev->flush_failed);
+		int64_t blocks;
+
+		if (bdev->deleting || !bdev->ops->look)
+			continue;
+		blocks = bdev->ops->look(bdev);
+		if (blocks <= 0 && !bdev->lost) {
+			bdev->lost = true;
+			tell_layers(bdev, NULL);
+			engine.options.events->bdev_changed(bdev->name, NULL);
+		} else if (blocks > 0 && (bdev->lost || flush_failed != bdev->flush_told ||
+					  (uint64_t)blocks != atomic_load(&bdev->num_blocks))) {
+			bdev->lost = false;
+			bdev->flush_told = flush_failed;
+			atomic_store(&bdev->num_blocks, (uint64_t)blocks);
+			bdev_facts(bdev, &facts);
+			tell_layers(bdev, &facts);
+			engine.options.events->bdev_changed(bdev->name, &facts);
+		}
+	}
 }
 
 int dp_bdev_iostat(const char *name, struct dp_iostat *stat)
@@ -498,6 +601,25 @@ static int by_nsid(const void *a, const void *b)
 	return x->nsid < y->nsid ? -1 : x->nsid > y->nsid;
 }
 
+/* Of a namespace's pools, those that are given. One that does not exist is tied to when it does. */
+static bool copy_pools(struct ns_config *ns, const struct dp_ns_view *from)
+{
+	const char *names[POOL_USES] = { [POOL_READ] = from->read_pool,
+					 [POOL_WRITE] = from->write_pool,
+					 [POOL_COPY] = from->copy_pool };
+
+	ns->strict = from->strict;
+	for (unsigned use = 0; use < POOL_USES; use++) {
+		if (!names[use])
+			continue;
+		ns->pool[use] = pool_find(names[use]);
+		ns->pool_name[use] = strdup(names[use]);
+		if (!ns->pool_name[use])
+			return false;
+	}
+	return true;
+}
+
 static int copy_ns(struct ctrlr *c, const struct dp_ctrlr_view *view)
 {
 	c->ns = calloc(view->num_ns ? view->num_ns : 1, sizeof(*c->ns));
@@ -512,7 +634,8 @@ static int copy_ns(struct ctrlr *c, const struct dp_ctrlr_view *view)
 						  .write_protected = from->write_protected,
 						  .bdev = find(from->bdev),
 						  .bdev_name = strdup(from->bdev) };
-		if (!c->ns[c->n].bdev_name) {
+		if (!copy_pools(&c->ns[c->n], from) || !c->ns[c->n].bdev_name) {
+			c->n++;
 			free_ns(c);
 			return -ENOMEM;
 		}
@@ -521,10 +644,56 @@ static int copy_ns(struct ctrlr *c, const struct dp_ctrlr_view *view)
 	return 0;
 }
 
+/* Whose bytes they are that a controller leaves in a pool: its host's. Without a name, nobody's but its own. */
+static uint32_t owner_of(const struct dp_ctrlr_view *view)
+{
+	char alone[32];
+
+	if (view->host)
+		return pool_owner_get(view->host);
+	snprintf(alone, sizeof(alone), "controller %llu", (unsigned long long)view->key);
+	return pool_owner_get(alone);
+}
+
+static int check_pool(const struct dp_ns_view *ns, const char *name, char err[DP_ERR_MAX])
+{
+	const struct bdev *bdev = find(ns->bdev);
+	const struct pool *pool = name ? pool_find(name) : NULL;
+
+	if (!name)
+		return 0;
+	if (!pool) {
+		snprintf(err, DP_ERR_MAX, "namespace %u: there is no pool '%.100s'", ns->nsid, name);
+		return -ENODEV;
+	}
+	if (bdev && !bdev_pool_allowed(bdev, pool)) {
+		snprintf(err, DP_ERR_MAX, "namespace %u: bdev '%.60s' may not use pool '%.60s': %s", ns->nsid, ns->bdev, name,
+			 bdev_scatters(bdev) ? "it was not allowed (p2p_pool_allow)" : "its data does not come from a drive");
+		return -EPERM;
+	}
+	return 0;
+}
+
+int dp_ctrlr_check(const struct dp_ctrlr_view *view, char err[DP_ERR_MAX])
+{
+	int rc = 0;
+
+	err[0] = 0;
+	for (uint32_t i = 0; i < view->num_ns && rc == 0; i++) {
+		const struct dp_ns_view *ns = &view->ns[i];
+
+		rc = check_pool(ns, ns->read_pool, err);
+		rc = rc ? rc : check_pool(ns, ns->write_pool, err);
+		rc = rc ? rc : check_pool(ns, ns->copy_pool, err);
+	}
+	return rc;
+}
+
 int dp_ctrlr_set(const struct dp_ctrlr_view *view, dp_done_fn done, void *arg)
 {
 	struct ctrlr *c = engine_ctrlr(view->key), fresh = { .key = view->key };
 	int rc = copy_ns(&fresh, view);
+	uint32_t owner;
 
 	if (rc < 0)
 		return rc;
@@ -541,6 +710,9 @@ int dp_ctrlr_set(const struct dp_ctrlr_view *view, dp_done_fn done, void *arg)
 	}
 	c->ns = fresh.ns;
 	c->n = fresh.n;
+	owner = owner_of(view);
+	pool_owner_put(c->owner);
+	c->owner = owner;
 	c->mdts_bytes = view->mdts_bytes;
 	c->copy_formats = view->copy_formats;
 	return ctrlr_push(c, engine_step, engine_step_new(done, arg));
@@ -564,6 +736,7 @@ static void ctrlr_closed(void *arg, int rc)
 	}
 	LIST_REMOVE(c, link);
 	free_ns(c);
+	pool_owner_put(c->owner);
 	free(c);
 	if (ctrlr_drop(end.key, engine_step, engine_step_new(end.done, end.arg)) < 0)
 		abort();

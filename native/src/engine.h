@@ -33,6 +33,7 @@ struct dp_bdev_facts {
 	uint64_t num_blocks;
 	bool readonly, write_cache, unmap, write_zeroes;
 	uint32_t physical_block_size;
+	bool flush_failed; /* writes may have been lost: Flush and FUA fail until a rescan */
 };
 
 struct dp_events {
@@ -40,7 +41,8 @@ struct dp_events {
 	void (*queue_closed)(struct dp_queue_key key, const char *reason);
 	/* A capsule that the engine does not decide: answer with dp_upcall_complete(token, ...), exactly once. */
 	void (*upcall)(struct dp_queue_key key, uint64_t token, const uint8_t sqe[64], const void *data, size_t len);
-	/* A back end changed its size or was lost (facts NULL). */
+	/* A back end changed its size or another fact, or was lost (facts NULL); layers on it before it. Not what
+	 * dp_bdev_resize has answered. */
 	void (*bdev_changed)(const char *name, const struct dp_bdev_facts *facts);
 	/* The memory of a pool is gone (once for each pool). Its I/O goes on in host memory; delete it, and create it again
 	 * when its provider has returned. */
@@ -66,7 +68,7 @@ char *dp_describe(void);
 
 /* -- back ends ----------------------------------------------------------------------------------------------------- */
 
-enum dp_bdev_kind { DP_BDEV_MALLOC, DP_BDEV_NULL, DP_BDEV_URING, DP_BDEV_DELAY, DP_BDEV_ERROR };
+enum dp_bdev_kind { DP_BDEV_MALLOC, DP_BDEV_NULL, DP_BDEV_URING, DP_BDEV_DELAY, DP_BDEV_ERROR, DP_BDEV_CMB };
 
 struct dp_bdev_config {
 	enum dp_bdev_kind kind;
@@ -74,12 +76,14 @@ struct dp_bdev_config {
 	const char *uuid;
 	uint32_t block_size;          /* bytes; 0: the device's own (uring) */
 	uint32_t physical_block_size; /* bytes, 0: as block_size */
-	uint64_t num_blocks;          /* malloc, null */
-	const char *filename;         /* uring */
+	uint64_t num_blocks;          /* malloc, null, cmb */
+	const char *filename;         /* uring; cmb: a provider's p2pmem/allocate, for memory of its own */
 	bool readonly;
 	bool direct;                  /* O_DIRECT where the file system can */
 	bool fallocate;               /* unmap by hole punching on regular files */
 	const char *base;             /* delay, error: the bdev below */
+	const char *pool;             /* cmb: lies in that pool */
+	bool emulated, pmr;           /* cmb: memory of its own that emulates one; asked for a PMR (refused, with the reason) */
 	uint64_t delay_us[4];         /* delay: average read, p99 read, average write, p99 write */
 };
 
@@ -88,6 +92,9 @@ int dp_bdev_create(const struct dp_bdev_config *config, struct dp_bdev_facts *fa
 int dp_bdev_delete(const char *name, dp_done_fn done, void *arg);
 /* num_blocks 0: read the size of the file or device again. */
 int dp_bdev_resize(const char *name, uint64_t num_blocks, struct dp_bdev_facts *facts, char err[DP_ERR_MAX]);
+/* Looks whether files and devices are there and as large as they were; what has changed is told (bdev_changed). To be called
+ * every few seconds; the engine does so itself when an I/O fails. */
+void dp_bdev_check(void);
 
 struct dp_iostat {
 	uint64_t bytes_read, num_read_ops, bytes_written, num_write_ops, bytes_unmapped, num_unmap_ops, bytes_copied,
@@ -201,6 +208,9 @@ struct dp_ctrlr_view {
 	const struct dp_ns_view *ns;
 };
 
+/* Whether every pool that it names exists and may be used by its namespace's bdev (one that is absent may come to): 0,
+ * -ENODEV or -EPERM. dp_ctrlr_set takes it either way: what is not allowed is not used. */
+int dp_ctrlr_check(const struct dp_ctrlr_view *view, char err[DP_ERR_MAX]);
 /* New or replaced as a whole; done when no command runs any more on a namespace that the new view lacks, closes or protects. */
 int dp_ctrlr_set(const struct dp_ctrlr_view *view, dp_done_fn done, void *arg);
 /* Closes its queues and forgets it; done when none of its commands is in flight. Unknown: done(0). */

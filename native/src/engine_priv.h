@@ -41,4 +41,16 @@ int ctrlr_drop(uint64_t key, void (*done)(void *arg), void *arg);
 void *engine_step_new(dp_done_fn done, void *arg);
 void engine_step(void *arg); /* calls done(arg, 0) of engine_step_new */
 struct ctrlr *engine_ctrlr(uint64_t key);
+struct bdev *engine_bdev(const char *name); /* NULL: none, or it is being deleted */
+struct bdev *engine_first_bdev(void);       /* the rest by LIST_NEXT(link); also those that are being deleted */
+/* Ties every namespace that names the pool to it (or to nothing). done: once for each controller; returns their number. */
+unsigned engine_retie_pool(const char *name, struct pool *pool, dp_done_fn done, void *arg);
+
+/* engine_pool.c */
+int engine_pools_watch(void); /* before the first pool, also one of a bdev's own; 0 or -errno */
+void engine_pools_stop(void);
+bool engine_is_probed(const struct bdev *bdev); /* its medium is being written to by a calibration */
+/* True: calibrations are running; they end early, and then over(arg, 0) comes. */
+bool engine_calibrations_stop(dp_done_fn over, void *arg);
+
 volatile uint64_t *engine_activity(uint32_t slot);

@@ -12,8 +12,10 @@
 
 #define PREFETCH_MAX 8192u
 
+/* In-capsule data of one queue that is kept in memory from malloc, see stage_icd. */
+#define RESCUED_MAX (1u << 20)
+
 static void start(struct request *rq, struct request *second);
-static void fail(struct request *rq, uint32_t status);
 
 /* -- commands by CID */
 
@@ -64,7 +66,7 @@ void io_forget(struct request *rq)
 
 /* -- completion: the one place where commands complete */
 
-static void respond(struct request *rq, uint32_t status)
+void io_respond(struct request *rq, uint32_t status)
 {
 	struct qpair *q = rq->q;
 
@@ -86,7 +88,7 @@ static void respond(struct request *rq, uint32_t status)
 }
 
 /* Completes a command that has not been started, and settles its fused partner. */
-static void fail(struct request *rq, uint32_t status)
+void io_fail(struct request *rq, uint32_t status)
 {
 	struct request *first = rq->first, *second = rq->second;
 
@@ -97,10 +99,10 @@ static void fail(struct request *rq, uint32_t status)
 		STAILQ_REMOVE(&rq->q->room, rq, request, link);
 		staging_unwait(&rq->q->r->pool, &rq->waiter);
 	}
-	respond(rq, status);
+	io_respond(rq, status);
 	if (second) {
 		second->first = NULL;
-		fail(second, ST_FAILED_FUSED);
+		io_fail(second, ST_FAILED_FUSED);
 	}
 	if (first) {
 		first->second = NULL;
@@ -115,19 +117,25 @@ void io_unstage(struct request *rq)
 {
 	struct qpair *q = rq->q;
 
+	if (DP_UNLIKELY(rq->pbuf != NULL))
+		io_pool_put(rq);
 	free(rq->heap);
 	rq->heap = NULL;
 	if (!rq->buf)
 		return;
-	q->staged -= staging_size(rq->stage_bytes);
-	staging_free(&q->r->pool, rq->buf);
+	if (DP_UNLIKELY(rq->own_buf)) {
+		rq->own_buf = false;
+		q->rescued -= rq->stage_bytes;
+		free(rq->buf);
+	} else {
+		q->staged -= staging_size(rq->stage_bytes);
+		staging_free(&q->r->pool, rq->buf);
+	}
 	rq->buf = NULL;
 	rq->filled = 0;
 	if (!STAILQ_EMPTY(&q->room) || q->rx_paused)
 		qpair_want_flush(q);
 }
-
-static void has_room(struct request *rq);
 
 static void room_granted(struct staging_waiter *waiter, void *buf)
 {
@@ -137,7 +145,7 @@ static void room_granted(struct staging_waiter *waiter, void *buf)
 	STAILQ_REMOVE(&q->room, rq, request, link);
 	rq->buf = buf;
 	q->staged += staging_size(rq->stage_bytes);
-	has_room(rq);
+	io_has_room(rq);
 }
 
 static bool may_stage(const struct qpair *q, uint32_t bytes)
@@ -169,18 +177,13 @@ void io_room(struct qpair *q)
 	}
 }
 
-/* Payload that is not here yet must have a place before it may come, from either side. */
-static void make_room(struct request *rq)
+void io_host_room(struct request *rq)
 {
 	struct qpair *q = rq->q;
 	void *buf = NULL;
 
-	if (!rq->stage_bytes || rq->buf) {
-		has_room(rq);
-		return;
-	}
 	if (!staging_possible(&q->r->pool, rq->stage_bytes)) {
-		fail(rq, ST_INTERNAL);
+		io_fail(rq, ST_INTERNAL);
 		return;
 	}
 	rq->state = REQ_ROOM;
@@ -193,6 +196,31 @@ static void make_room(struct request *rq)
 		room_granted(&rq->waiter, buf);
 	else
 		io_room(q);
+}
+
+/* Payload that is not here yet must have a place before it may come, from either side. */
+static void make_room(struct request *rq)
+{
+	if (!rq->stage_bytes || rq->pbuf)
+		io_has_room(rq);
+	else if (DP_UNLIKELY(io_pooled(rq)) && io_pool_room(rq))
+		return;
+	else if (rq->buf)
+		io_has_room(rq);
+	else
+		io_host_room(rq);
+}
+
+void io_again(struct request *rq)
+{
+	io_unstage(rq);
+	rq->tx_len = rq->filled = 0;
+	rq->tx_data = NULL;
+	rq->host_only = true;
+	if (!rq->in_hash)
+		remember(rq);
+	rq->state = REQ_NEW;
+	io_host_room(rq);
 }
 
 /* -- fused pairs (base 3.4.2, NVM 2.1.3.1) */
@@ -213,13 +241,13 @@ static uint32_t check_fused(struct request *rq, struct request *half, bool half_
 		return ST_MISSING_FUSED | ST_DNR;
 	if (rq->opc != OPC_WRITE) {
 		if (half)
-			fail(half, ST_MISSING_FUSED | ST_DNR);
+			io_fail(half, ST_MISSING_FUSED | ST_DNR);
 		return ST_INVALID_FIELD | ST_DNR;
 	}
 	if (!half)
 		return ST_FAILED_FUSED;
 	if (rq->nsid != half->nsid || rq_slba(rq) != rq_slba(half) || rq_blocks(rq) != rq_blocks(half)) {
-		fail(half, ST_INVALID_FIELD | ST_DNR);
+		io_fail(half, ST_INVALID_FIELD | ST_DNR);
 		return ST_INVALID_FIELD | ST_DNR;
 	}
 	return 0;
@@ -243,7 +271,7 @@ static void ready(struct request *rq)
 	}
 }
 
-static void has_room(struct request *rq)
+void io_has_room(struct request *rq)
 {
 	if (rq->cmd->dir == DIR_H2C && rq->length && rq->filled < rq->length) {
 		rq->state = REQ_DATA;
@@ -256,11 +284,11 @@ static void has_room(struct request *rq)
 void io_data(struct request *rq, bool bad_digest)
 {
 	if (bad_digest) {
-		fail(rq, ST_TRANSIENT_TRANSPORT);
+		io_fail(rq, ST_TRANSIENT_TRANSPORT);
 	} else if (rq->stream) {
 		if (!rq->status)
 			bdev_count(rq->ns->bdev, rq->q->r->id, 1, rq->length, 0);
-		respond(rq, rq->status);
+		io_respond(rq, rq->status);
 	} else {
 		ready(rq);
 	}
@@ -295,7 +323,7 @@ static void direct_read(struct request *rq)
 	rq->io.offset = rq_slba(rq) << bdev->block_shift;
 	rq->tx_data = bdev->ops->map(bdev, rq->io.offset, &length);
 	if (DP_UNLIKELY(!rq->tx_data)) {
-		fail(rq, status_of_errno(EIO, false));
+		io_fail(rq, status_of_errno(EIO, false));
 		return;
 	}
 	if (rq->length <= PREFETCH_MAX)
@@ -304,7 +332,7 @@ static void direct_read(struct request *rq)
 	rq->pinned = true;
 	bdev_pin(bdev, rq->q->r);
 	bdev_count(bdev, rq->q->r->id, 0, rq->length, 0);
-	respond(rq, 0);
+	io_respond(rq, 0);
 }
 
 static void direct_write(struct request *rq, const uint8_t *data)
@@ -321,7 +349,7 @@ static void direct_write(struct request *rq, const uint8_t *data)
 	rc = bdev->ops->submit(io);
 	if (DP_LIKELY(rc == 0))
 		bdev_count(bdev, rq->q->r->id, 1, rq->length, 0);
-	respond(rq, rc ? status_of_errno(rc, true) : 0);
+	io_respond(rq, rc ? status_of_errno(rc, true) : 0);
 }
 
 /*
@@ -378,6 +406,7 @@ static void init_request(struct request *rq, const uint8_t sqe[64])
 	rq->step = 0;
 	rq->first = rq->second = NULL;
 	rq->locked = rq->unlocked_counted = rq->entered = rq->stream = false;
+	rq->host_only = rq->q->keyed; /* memory of pools is not registered with RDMA devices */
 	rq->remote.invalidate = false;
 	rq->status = 0;
 }
@@ -389,6 +418,25 @@ static void icd_granted(struct staging_waiter *waiter, void *buf)
 	q->icd_buf = buf;
 	q->icd_buf_bytes = waiter->bytes;
 	qpair_want_flush(q);
+}
+
+/* There is no staging memory, and the memory that is in use may wait for data behind this capsule. */
+static bool rescue_icd(struct qpair *q, struct request *rq)
+{
+	uint32_t bytes = (rq->stage_bytes + STAGING_UNIT - 1) & ~(STAGING_UNIT - 1);
+
+	if (!q->r2ts_open && STAILQ_EMPTY(&q->r2ts_due))
+		return false;
+	rq->buf = q->rescued + bytes <= RESCUED_MAX ? aligned_alloc(STAGING_UNIT, bytes) : NULL;
+	if (!rq->buf) {
+		rq->status = ST_INTERRUPTED;
+		return true;
+	}
+	rq->own_buf = true;
+	rq->stage_bytes = bytes;
+	q->rescued += bytes;
+	staging_unwait(&q->r->pool, &q->icd_waiter);
+	return true;
 }
 
 /* In-capsule data that cannot be used where it lies needs staging memory now; false: wait. */
@@ -405,12 +453,18 @@ static bool stage_icd(struct qpair *q, struct request *rq)
 		}
 		q->icd_buf = NULL;
 	}
+	if (DP_UNLIKELY(io_pooled(rq)) && !rq->buf && io_pool_now(rq)) {
+		staging_unwait(&q->r->pool, &q->icd_waiter);
+		return true;
+	}
 	if (!rq->buf && may_stage(q, bytes))
 		rq->buf = staging_alloc(&q->r->pool, bytes);
 	if (rq->buf) {
 		q->staged += staging_size(rq->stage_bytes);
 		return true;
 	}
+	if (rescue_icd(q, rq))
+		return true;
 	if (may_stage(q, bytes) && !q->icd_waiter.waiting) {
 		q->icd_waiter.bytes = bytes;
 		q->icd_waiter.granted = icd_granted;
@@ -438,7 +492,7 @@ static struct request *settle_half(struct qpair *q, const struct request *rq, bo
 	q->half = NULL;
 	q->half_state = HALF_NONE;
 	if (half && (rq->fuse != FUSE_SECOND || rq->opc == OPC_FABRICS || duplicate)) {
-		fail(half, ST_MISSING_FUSED | ST_DNR);
+		io_fail(half, ST_MISSING_FUSED | ST_DNR);
 		half = NULL;
 	}
 	return half;
@@ -452,7 +506,7 @@ static void fabrics(struct request *rq, const uint8_t sqe[64], const uint8_t *ic
 		rq->state = REQ_UPCALL;
 		upcall_send(rq, sqe, icd, icd_len);
 	} else if (get16(sqe + 40) != 0) {
-		fail(rq, ST_INCOMPATIBLE_FORMAT | ST_DNR);
+		io_fail(rq, ST_INCOMPATIBLE_FORMAT | ST_DNR);
 	} else {
 		q->disconnect = rq;
 		qpair_end(q, END_DISCONNECT, "disconnected by the host");
@@ -473,7 +527,7 @@ static void dispatch(struct request *rq, struct request *half, uint32_t status, 
 		     const uint8_t *icd)
 {
 	if (status) {
-		fail(rq, status);
+		io_fail(rq, status);
 		/* the second of a pair is out: the Compare goes on alone, its status is its own */
 		if (half && half->state == REQ_SECOND)
 			start(half, NULL);
@@ -484,7 +538,10 @@ static void dispatch(struct request *rq, struct request *half, uint32_t status, 
 			direct_write(rq, icd + plan->offset);
 			return;
 		}
-		memcpy(rq->buf, icd + plan->offset, rq->length);
+		if (DP_UNLIKELY(rq->pbuf != NULL))
+			io_pool_fill(rq->pbuf, 0, icd + plan->offset, rq->length);
+		else
+			memcpy(rq->buf, icd + plan->offset, rq->length);
 		rq->filled = rq->length;
 	} else if (!rq->stage_bytes && rq->opc == OPC_READ && is_direct(rq)) {
 		direct_read(rq);
@@ -527,6 +584,8 @@ bool io_command(struct qpair *q, const uint8_t sqe[64], const uint8_t *icd, uint
 			rq->state = REQ_FREE;
 			return false;
 		}
+		if (!status)
+			status = rq->status; /* of rescue_icd */
 	}
 	/* From here on it has happened. */
 	STAILQ_REMOVE_HEAD(&q->free, link);
@@ -538,7 +597,7 @@ bool io_command(struct qpair *q, const uint8_t sqe[64], const uint8_t *icd, uint
 		q->sqhd = 0;
 	half = settle_half(q, rq, duplicate, &half_was);
 	if (duplicate) {
-		respond(rq, ST_CID_CONFLICT | ST_DNR);
+		io_respond(rq, ST_CID_CONFLICT | ST_DNR);
 		return true;
 	}
 	remember(rq);
@@ -626,9 +685,9 @@ static void complete(struct request *rq, uint32_t second_status)
 	unlock(rq);
 	leave(rq);
 	rq->second = NULL;
-	respond(rq, rq->status);
+	io_respond(rq, rq->status);
 	if (second)
-		respond(second, second_status);
+		io_respond(second, second_status);
 	if (q->ending != END_NONE)
 		qpair_want_flush(q);
 }
@@ -659,6 +718,21 @@ static void io_done(struct bdev_io *io, int rc)
 	run(rq, rc);
 }
 
+/* A Read, which holds nothing but its namespace. */
+static void again(struct request *rq)
+{
+	struct qpair *q = rq->q;
+
+	leave(rq);
+	if (q->ending == END_NONE) {
+		io_again(rq);
+		return;
+	}
+	rq->tx_len = 0;
+	io_respond(rq, ST_INTERRUPTED);
+	qpair_want_flush(q);
+}
+
 static void run(struct request *rq, int rc)
 {
 	enum io_next next;
@@ -671,6 +745,8 @@ static void run(struct request *rq, int rc)
 	}
 	if (next == IO_DONE)
 		finished(rq);
+	else if (DP_UNLIKELY(next == IO_AGAIN))
+		again(rq);
 }
 
 static void go(struct request *rq)
@@ -777,13 +853,17 @@ static void start(struct request *rq, struct request *second)
 		rq->second = NULL;
 		if (second)
 			second->first = NULL;
-		respond(rq, status);
+		io_respond(rq, status);
 		if (second)
-			respond(second, ST_FAILED_FUSED);
+			io_respond(second, ST_FAILED_FUSED);
 		return;
 	}
 	if (second)
 		second->first = NULL;
+	if (DP_UNLIKELY(rq->pbuf != NULL) && rq->opc != OPC_COPY && !io_pool_ready(rq))
+		return;
+	if (rq->opc == OPC_COPY && !copy_room(rq))
+		return;
 	if (rq->opc == OPC_WRITE && is_direct(rq)) {
 		direct_write(rq, rq->buf);
 		return;
@@ -799,23 +879,27 @@ static void start(struct request *rq, struct request *second)
 bool io_cancel(struct request *rq, uint32_t status)
 {
 	switch (rq->state) {
-	case REQ_NEW:
 	case REQ_ROOM:
+		if (rq->pool_waiting && !io_pool_unwait(rq))
+			return false;
+		io_fail(rq, status);
+		return true;
+	case REQ_NEW:
 	case REQ_DATA:
 	case REQ_SECOND:
-		fail(rq, status);
+		io_fail(rq, status);
 		return true;
 	case REQ_UPCALL:
 		if (rq->q->ending == END_NONE)
 			return false; /* the control plane has it */
 		upcall_drop(rq);
-		fail(rq, status);
+		io_fail(rq, status);
 		return true;
 	case REQ_LOCKED:
 		if (rq->second || rq->fuse || !rangelock_cancel(&rq->ns->bdev->locks, &rq->hold))
 			return false;
 		leave(rq);
-		fail(rq, status);
+		io_fail(rq, status);
 		return true;
 	default:
 		return false;
@@ -832,5 +916,5 @@ void io_upcall_done(struct request *rq, uint32_t status, uint32_t dw0, bool clos
 		qpair_end(q, END_DISCONNECT, "closed by the control plane");
 		return;
 	}
-	fail(rq, status);
+	io_fail(rq, status);
 }

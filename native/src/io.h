@@ -9,7 +9,8 @@
 
 enum direction { DIR_NONE, DIR_H2C, DIR_C2H };
 
-enum io_next { IO_DONE, IO_SUBMIT, IO_WAIT }; /* IO_SUBMIT: rq->io is filled; IO_WAIT: rq->io.done will be called */
+/* IO_SUBMIT: rq->io is filled; IO_WAIT: rq->io.done will be called; IO_AGAIN: see io_again. */
+enum io_next { IO_DONE, IO_SUBMIT, IO_WAIT, IO_AGAIN };
 
 /* One row of the command table; the fields mean what those of nvm.NvmCommand mean in the in-process engine. */
 struct io_cmd {
@@ -53,9 +54,42 @@ static inline bool rq_fua(const struct request *rq)
 	return rq->cdw12 >> 30 & 1;
 }
 
+/* io.c, for io_pool.c and copy.c */
+void io_has_room(struct request *rq);  /* payload that is not here yet has its place */
+void io_host_room(struct request *rq); /* gets, or waits for, host memory */
+void io_fail(struct request *rq, uint32_t status);
+void io_respond(struct request *rq, uint32_t status);
+
+/* io_pool.c: payload in pools */
+static inline bool io_pooled(const struct request *rq)
+{
+	if (!rq->ns || rq->fuse || rq->host_only)
+		return false;
+	return (rq->opc == OPC_READ && rq->ns->pool[POOL_READ]) || (rq->opc == OPC_WRITE && rq->ns->pool[POOL_WRITE]);
+}
+
+/* Of a request that io_pooled is true of. now: a buffer at once? room: it has one, or waits for one, and goes on by itself;
+ * false: host memory. ready, of one with a buffer that is about to start: false: it has gone another way. */
+bool io_pool_now(struct request *rq);
+bool io_pool_room(struct request *rq);
+bool io_pool_ready(struct request *rq);
+
+void io_pool_wait(struct request *rq, struct pool *pool, const struct pool_want *want);
+bool io_pool_unwait(struct request *rq); /* false: an answer is on its way */
+struct pool_want io_pool_want(struct request *rq, uint32_t bytes);
+void io_pool_count_fallback(const struct request *rq, struct pool *pool); /* pool NULL: it may be gone */
+void io_pool_place(struct bdev_io *io, const struct pool_buf *buf);
+/* An operation on memory of the pool has failed: because of the memory? Then host memory may do better. */
+bool io_pool_at_fault(struct bdev *bdev, struct pool *pool, int rc);
+/* The back end is done with the data of a request in a pool. */
+enum io_next io_pool_read_over(struct request *rq, int rc);
+enum io_next io_pool_write_over(struct request *rq, int rc);
+
 /* copy.c */
+bool copy_room(struct request *rq); /* false: it waits for memory of a pool */
 #define COPY_STAGE_DESC 8192u
-#define COPY_CHUNK (128u << 10)
+#define COPY_OPS 2u
+#define COPY_CHUNK (124u << 10) /* so that a buddy of 256 KiB holds it all, and a pool's scatter list does */
 uint32_t copy_length(const struct request *rq, uint32_t *bytes);
 uint32_t copy_check(const struct request *rq);
 uint32_t copy_stage(const struct request *rq);

@@ -49,6 +49,15 @@ static enum io_next submit(struct request *rq, enum bdev_op op, uint64_t offset,
 	return IO_SUBMIT;
 }
 
+/* The payload, wherever it is. */
+static enum io_next submit_data(struct request *rq, enum bdev_op op)
+{
+	submit(rq, op, start_of(rq), rq->length, rq->buf);
+	if (DP_UNLIKELY(rq->pbuf != NULL))
+		io_pool_place(&rq->io, rq->pbuf);
+	return IO_SUBMIT;
+}
+
 /* Commit what is cached, then read it from the medium (NVM 3.3.4, FUA). True: the flush is the next operation. */
 static bool flush_first(struct request *rq, int rc)
 {
@@ -63,12 +72,14 @@ static bool flush_first(struct request *rq, int rc)
 
 static enum io_next read_run(struct request *rq, int rc)
 {
+	if (DP_UNLIKELY(rq->pbuf != NULL) && rq->step == 2)
+		return io_pool_read_over(rq, rc);
 	if (rc < 0)
 		return fail_with(rq, rc);
 	if (flush_first(rq, rc))
 		return IO_SUBMIT;
 	if (rq->step == 1)
-		return submit(rq, BDEV_READ, start_of(rq), rq->length, rq->buf);
+		return submit_data(rq, BDEV_READ);
 	rq->filled = rq->length; /* all of it or an error: the back end's contract */
 	rq->tx_data = rq->buf;
 	rq->tx_len = rq->length;
@@ -77,10 +88,12 @@ static enum io_next read_run(struct request *rq, int rc)
 
 static enum io_next write_run(struct request *rq, int rc)
 {
+	if (DP_UNLIKELY(rq->pbuf != NULL) && rq->step == 1)
+		return io_pool_write_over(rq, rc);
 	if (rc < 0)
 		return fail_with(rq, rc);
 	if (rq->step == 0) {
-		submit(rq, BDEV_WRITE, start_of(rq), rq->length, rq->buf);
+		submit_data(rq, BDEV_WRITE);
 		rq->io.fua = rq_fua(rq);
 		return IO_SUBMIT;
 	}
@@ -161,6 +174,8 @@ static enum io_next zeroes_run(struct request *rq, int rc)
 		rq->io.unmap = rq->cdw12 >> 25 & 1;
 		return IO_SUBMIT;
 	}
+	counter_add(&rq->ns->bdev->r[rq->q->r->id].staging.zeroed_bytes, rq->io.length);
+	counter_add(&rq->ns->bdev->r[rq->q->r->id].staging.zeroed_ops, 1);
 	return IO_DONE;
 }
 

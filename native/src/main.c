@@ -13,6 +13,7 @@
 #include <sys/mman.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 
 #include "channel.h"
@@ -25,6 +26,7 @@
 #define ACTIVITY_SLOTS 65536u
 #define SPIN_US_MAX 1000000
 #define POOL_MIB_MAX (1 << 20)
+#define BDEV_CHECK_S 2
 #define DRAIN_S 30 /* a back end that does not answer for so long does not keep the process alive */
 
 struct settings {
@@ -218,8 +220,34 @@ static void control_plane_lost(const char *why)
 
 static void bdev_changed(const char *name, const struct dp_bdev_facts *facts)
 {
+	if (!facts)
+		log_error("bdev.lost", "%s: its file or device is gone", name);
+	else if (facts->flush_failed)
+		log_error("bdev.flush_failed", "%s: what hosts wrote could not be made durable; Flush and FUA fail until a rescan", name);
+	else
+		log_info("bdev.changed", "%s: %" PRIu64 " blocks of %u bytes", name, facts->num_blocks, facts->block_size);
 	rpc_bdev_changed(name, facts);
 	channel_bdev_changed(name, facts != NULL);
+}
+
+static void look(struct loop_source *source, uint32_t events)
+{
+	uint64_t times;
+
+	(void)events;
+	if (read(source->fd, &times, sizeof(times)) == (ssize_t)sizeof(times) && !stopping)
+		dp_bdev_check();
+}
+
+static int watch_bdevs(void)
+{
+	static struct loop_source source;
+	const struct itimerspec every = {{.tv_sec = BDEV_CHECK_S}, {.tv_sec = BDEV_CHECK_S}};
+
+	source = (struct loop_source){.fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK), .ready = look};
+	if (source.fd < 0 || timerfd_settime(source.fd, 0, &every, NULL) < 0)
+		return -errno;
+	return loop_add(&source, EPOLLIN);
 }
 
 static const struct dp_events events = {
@@ -277,7 +305,7 @@ int main(int argc, char **argv)
 	int activity_fd = -1, rc;
 
 	parse_options(argc, argv);
-	if (loop_open() < 0 || watch_signals() < 0)
+	if (loop_open() < 0 || watch_signals() < 0 || watch_bdevs() < 0)
 		fatal("event loop", strerror(errno));
 	const struct dp_options options = {
 		.cpumask = settings.cpumask,

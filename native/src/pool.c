@@ -337,7 +337,7 @@ void pool_put(struct pool_buf *buf)
 	struct pool_waiters going = TAILQ_HEAD_INITIALIZER(going);
 	struct pool *pool = buf->pool;
 	void (*idle)(void *arg) = NULL;
-	void *arg;
+	void *arg = NULL;
 
 	pthread_mutex_lock(&pool->lock);
 	for (uint32_t i = 0; i < buf->n; i++)

@@ -217,6 +217,8 @@ void qpair_end(struct qpair *q, enum ending how, const char *reason)
 		return;
 	}
 	q->ending = how;
+	if (q->hot)
+		reactor_cool(q->r, q);
 	snprintf(q->reason, sizeof(q->reason), "%s", reason);
 	if (how == END_ORDERED || how == END_LOST)
 		q->mute = true;
@@ -307,6 +309,8 @@ void qpair_closing(struct qpair *q)
 {
 	if (q->finished || q->at_work)
 		return;
+	if (q->disconnect && q->unsaid && !q->mute && !q->hurry && !q->rx_dead)
+		return; /* the response of a Read comes when its data, on its way now, has left: before the last one */
 	if (q->disconnect) {
 		struct request *rq = q->disconnect;
 

@@ -9,7 +9,7 @@
  *            |       |       |           waits for a fused pair on the same blocks
  *            |       |       half of a fused pair: waits for the other
  *            |       its H2C data is on the way (R2T)
- *            waits for staging memory
+ *            waits for staging memory, in host memory or in a pool
  *
  * Read and Write on a back end in memory go from NEW to DONE at once ("direct"). UPCALL: the control plane decides.
  */
@@ -86,6 +86,9 @@ struct request {
 	uint8_t state; /* enum req_state */
 	uint8_t opc, fuse;
 	bool in_hash, locked, unlocked_counted, pinned, entered, overlapping, stream;
+	bool host_only;    /* whatever the view says: no pool */
+	bool pool_waiting; /* REQ_ROOM, in the queue of a pool */
+	bool own_buf;      /* buf is from malloc */
 	uint32_t nsid, cdw10, cdw11, cdw12;
 	struct remote remote; /* NVMe/RDMA: where its data is, or goes */
 	void *fetching;       /* NVMe/RDMA: the transfer in progress */
@@ -103,6 +106,7 @@ struct request {
 	uint32_t tx_len;        /* ... this many bytes, all of them filled */
 	uint32_t filled;
 	uint8_t *buf; /* staging */
+	struct pool_buf *pbuf, *pbuf2; /* or staging in peer memory (io_pool.c); the second is Copy's */
 	uint32_t stage_bytes;
 	uint8_t *heap; /* overlapping Copy */
 	struct offload_job job;
@@ -117,6 +121,7 @@ struct request {
 	struct staging_waiter waiter;
 	struct range_hold hold;
 	struct bdev_io io;
+	struct pool_waiter pool_waiter;
 };
 
 STAILQ_HEAD(request_list, request);
@@ -178,9 +183,9 @@ struct qpair {
 	const struct qpair_ops *ops;
 	void *transport; /* NVMe/RDMA: its connection */
 	int fd;
-	bool flush_queued;
-	bool no_direct;  /* data must not be sent from a back end's own memory, nor go there as it arrives */
-	bool keyed;      /* data is described by keyed SGLs */
+	bool flush_queued, hot;
+	bool no_direct; /* data must not be sent from a back end's own memory, nor go there as it arrives */
+	bool keyed;     /* data is described by keyed SGLs */
 
 	/* negotiated */
 	bool hdgst, ddgst, flow_control, success;
@@ -197,9 +202,10 @@ struct qpair {
 	bool h2c_data, rx_armed, rx_paused, rx_full, rx_direct, rx_dead;
 	uint32_t h2c_crc;
 	uint8_t *orphan; /* staging memory of a cancelled transfer into which a receive is in progress */
+	struct pool_buf *orphan_pbuf;
+	unsigned rx_faults; /* in a row */
 	struct uop rx_op;
 	struct msghdr rx_msg;
-	struct iovec rx_iov[2];
 
 	/* sending */
 	struct request_list answers; /* to be encoded */
@@ -208,6 +214,8 @@ struct qpair {
 	uint8_t raw[TERM_PDU_MAX]; /* the Connect response at first, TermReq at the end */
 	uint32_t raw_len;
 	bool tx_armed, mute;
+	unsigned tx_faults; /* in a row */
+	uint32_t unsaid;    /* Reads whose data is being sent from a pool: their response comes after it */
 	struct uop tx_op;
 	struct msghdr tx_msg;
 	struct iovec *iov;
@@ -230,6 +238,7 @@ struct qpair {
 	uint8_t *icd_buf; /* granted for the capsule at rx[head] */
 	uint32_t icd_buf_bytes;
 	size_t staged, staged_max;
+	size_t rescued; /* bytes of own_buf */
 	struct request_list room; /* wait for the queue's own share of staging memory */
 
 	/* transfers */
@@ -253,6 +262,8 @@ struct qpair {
 
 	volatile uint64_t *activity;
 	_Atomic uint64_t commands, bytes_in, bytes_out;
+	struct pool_user pool_user;
+	struct iovec rx_iov[POOL_PIECES_MAX + 1];
 };
 
 /* qpair.c: life */
@@ -270,6 +281,8 @@ void qpair_fatal(struct qpair *q, uint16_t fes, uint32_t fei, const char *reason
 /* qpair_rx.c */
 void qpair_rx_parse(struct qpair *q); /* all that lies in rx[head, tail) */
 void qpair_rx_arm(struct qpair *q);
+void qpair_rx_arm_ring(struct qpair *q);
+bool qpair_rx_poll(struct qpair *q); /* a hot queue: false: nothing has come */
 void qpair_rx_resume(struct qpair *q);
 void qpair_rx_bytes(struct qpair *q, uint32_t count); /* count bytes have arrived where rx_arm or rx_room said */
 uint8_t *qpair_rx_room(struct qpair *q, uint32_t *bytes); /* tests and fuzzers: where bytes may be put */
@@ -293,6 +306,17 @@ void io_upcall_done(struct request *rq, uint32_t status, uint32_t dw0, bool clos
 void io_unstage(struct request *rq);
 void io_room(struct qpair *q); /* lets those go on that waited for the queue's share of staging memory */
 void io_forget(struct request *rq); /* takes it out of the hash */
+void io_again(struct request *rq);  /* a Read of which nothing has been sent: once more, by way of host memory */
+
+/* io_pool.c */
+#define POOL_FAULTS_MAX 8u /* in a row: a fault in a pool replaces its memory, so the next one is of another */
+void io_pool_put(struct request *rq); /* gives back what it has of pools */
+bool io_pool_unsendable(struct request *rq); /* its data is lost, and nothing of it was sent: it has gone another way */
+/* Its data has left: now its response can be told. *good: a pool that was found alive since. */
+void io_pool_sent(struct request *rq, struct pool **good);
+void io_pool_fill(const struct pool_buf *buf, uint32_t at, const uint8_t *from, uint32_t bytes);
+/* The memory from byte `at` on, `bytes` of it: number of entries written to iov, POOL_PIECES_MAX at most. */
+unsigned io_pool_pieces(const struct pool_buf *buf, uint32_t at, uint32_t bytes, struct iovec *iov);
 
 /* upcall.c */
 struct upcall {

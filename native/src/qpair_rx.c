@@ -18,6 +18,9 @@
 /* Below this H2C data takes the way through rx[]: one receive brings more than it. */
 #define RX_DIRECT_MIN 2048u
 
+/* A receive that brought no more than this: the host waits for each command before it sends the next. */
+#define RX_SHALLOW 256u
+
 /* -- checks: false when the connection has failed */
 
 static bool fail(struct qpair *q, uint16_t fes, uint32_t fei, const char *reason)
@@ -246,6 +249,8 @@ static void h2c_bytes(struct qpair *q, const uint8_t *from, uint32_t count)
 	assert(count <= q->h2c_left && x->received + count <= x->length);
 	if (x->rq && x->rq->stream)
 		io_stream(x->rq, x->received, from, count);
+	else if (from && x->rq && DP_UNLIKELY(x->rq->pbuf != NULL))
+		io_pool_fill(x->rq->pbuf, x->received, from, count);
 	else if (to && from)
 		memcpy(to, from, count);
 	if (q->pdu.dd && (from || to))
@@ -365,15 +370,49 @@ void qpair_rx_bytes(struct qpair *q, uint32_t count)
 	qpair_rx_parse(q);
 }
 
+static void free_orphan(struct qpair *q)
+{
+	if (q->orphan)
+		staging_free(&q->r->pool, q->orphan);
+	if (q->orphan_pbuf)
+		pool_put(q->orphan_pbuf);
+	q->orphan = NULL;
+	q->orphan_pbuf = NULL;
+}
+
+/* Was it memory of a pool that the kernel could not write to? It has been replaced then. */
+static bool rx_faulted(struct qpair *q)
+{
+	struct pool_buf *buf = q->orphan_pbuf;
+
+	if (!buf && q->rx_direct && q->h2c && q->h2c->x->rq)
+		buf = q->h2c->x->rq->pbuf;
+	if (!buf || ++q->rx_faults > POOL_FAULTS_MAX)
+		return false;
+	if (pool_check(buf->pool))
+		pool_lose(buf->pool, "receiving into it faulted");
+	return true;
+}
+
+static bool may_arm(const struct qpair *q)
+{
+	return !q->rx_armed && !q->rx_paused && !q->rx_dead && !q->r->sink && !q->hot &&
+	       (q->ending == END_NONE || q->ending == END_TERM);
+}
+
+static bool may_heat(const struct qpair *q)
+{
+	return may_arm(q) && q->ending == END_NONE && !q->h2c_data;
+}
+
 static void rx_done(struct reactor *r, struct uop *op, int res)
 {
 	struct qpair *q = dp_container_of(op, struct qpair, rx_op);
 
 	q->rx_armed = false;
-	if (q->orphan) {
-		staging_free(&r->pool, q->orphan);
-		q->orphan = NULL;
-	}
+	if (DP_UNLIKELY(res == -EFAULT) && rx_faulted(q))
+		res = -EAGAIN; /* nothing was taken off the socket */
+	free_orphan(q);
 	if (q->ending != END_NONE) {
 		q->rx_direct = false;
 		if (res <= 0)
@@ -383,6 +422,7 @@ static void rx_done(struct reactor *r, struct uop *op, int res)
 	}
 	if (res <= 0) {
 		if (res == -EINTR || res == -EAGAIN) {
+			q->rx_direct = false;
 			qpair_rx_arm(q);
 			return;
 		}
@@ -390,33 +430,60 @@ static void rx_done(struct reactor *r, struct uop *op, int res)
 		qpair_end(q, END_LOST, res == 0 ? "closed by the host" : strerror(-res));
 		return;
 	}
+	q->rx_faults = 0;
 	q->rx_full = !q->rx_direct && (uint32_t)res == q->rx_asked;
 	qpair_rx_bytes(q, (uint32_t)res);
-	qpair_rx_arm(q);
+	if (res > (int)RX_SHALLOW || !may_heat(q) || !reactor_heat(r, q))
+		qpair_rx_arm(q);
+}
+
+/* With a data digest the CPU must read what came: from rx[], as reading a drive's memory is slow. */
+static bool has_place(const struct qpair *q, const struct request *rq)
+{
+	return rq && (rq->buf || (rq->pbuf && !q->ddgst));
 }
 
 /* The bulk of H2C data goes straight to its place, what follows it to rx[]. */
 static void prep_direct(struct qpair *q, struct io_uring_sqe *sqe)
 {
 	struct xfer *x = q->h2c->x;
+	unsigned n = 1;
 
-	q->rx_iov[0] = (struct iovec){ x->rq->buf + x->received, q->h2c_left };
-	q->rx_iov[1] = (struct iovec){ q->rx, q->rx_size };
-	q->rx_msg = (struct msghdr){ .msg_iov = q->rx_iov, .msg_iovlen = 2 };
+	if (DP_UNLIKELY(x->rq->pbuf != NULL))
+		n = io_pool_pieces(x->rq->pbuf, x->received, q->h2c_left, q->rx_iov);
+	else
+		q->rx_iov[0] = (struct iovec){ x->rq->buf + x->received, q->h2c_left };
+	q->rx_iov[n++] = (struct iovec){ q->rx, q->rx_size };
+	q->rx_msg = (struct msghdr){ .msg_iov = q->rx_iov, .msg_iovlen = n };
 	q->rx_direct = true;
 	io_uring_prep_recvmsg(sqe, q->fd, &q->rx_msg, 0);
 }
 
+bool qpair_rx_poll(struct qpair *q)
+{
+	ssize_t res;
+
+	q->rx_asked = q->rx_size - q->tail;
+	res = recv(q->fd, q->rx + q->tail, q->rx_asked, MSG_DONTWAIT);
+	if (res < 0 && errno == EAGAIN)
+		return false;
+	reactor_cool(q->r, q);
+	rx_done(q->r, &q->rx_op, res < 0 ? -errno : (int)res);
+	return true;
+}
+
 void qpair_rx_arm(struct qpair *q)
 {
-	struct io_uring_sqe *sqe;
+	if (may_arm(q))
+		qpair_rx_arm_ring(q);
+}
 
-	if (q->rx_armed || q->rx_paused || q->rx_dead || q->r->sink || (q->ending != END_NONE && q->ending != END_TERM))
-		return;
-	sqe = reactor_sqe(q->r);
+void qpair_rx_arm_ring(struct qpair *q)
+{
+	struct io_uring_sqe *sqe = reactor_sqe(q->r);
+
 	q->rx_asked = q->rx_size - q->tail;
-	if (q->ending == END_NONE && q->h2c_data && q->h2c->x->rq && q->h2c->x->rq->buf &&
-	    q->h2c_left >= RX_DIRECT_MIN && q->tail == 0)
+	if (q->ending == END_NONE && q->h2c_data && q->h2c_left >= RX_DIRECT_MIN && q->tail == 0 && has_place(q, q->h2c->x->rq))
 		prep_direct(q, sqe);
 	else
 		io_uring_prep_recv(sqe, q->fd, q->rx + q->tail, q->rx_asked, 0);
@@ -467,8 +534,11 @@ void xfer_cancel(struct request *rq)
 	x->rq = NULL;
 	if (q->rx_armed && q->rx_direct && q->h2c->x == x) { /* the kernel may be writing there */
 		q->orphan = rq->buf;
+		q->orphan_pbuf = rq->pbuf;
+		if (rq->buf)
+			q->staged -= staging_size(rq->stage_bytes);
 		rq->buf = NULL;
-		q->staged -= staging_size(rq->stage_bytes);
+		rq->pbuf = NULL;
 	}
 	if (x->listed) {
 		STAILQ_REMOVE(&q->r2ts_due, x, xfer, link);

@@ -16,7 +16,7 @@
 #include "qpair.h"
 
 
-static void tx_submit(struct qpair *q);
+static void tx_submit(struct qpair *q, bool alone);
 
 void qpair_want_flush(struct qpair *q)
 {
@@ -74,6 +74,18 @@ static void encode_response(struct qpair *q, const struct request *rq)
 	put_hdgst(q, p, RESP_HLEN);
 }
 
+static void put_pieces(struct qpair *q, const struct request *rq, uint32_t *crc)
+{
+	const struct pool_buf *buf = rq->pbuf;
+
+	assert(rq->filled >= rq->tx_len && buf->bytes == rq->tx_len && q->iov_n + buf->n <= q->iov_max);
+	for (unsigned i = 0; i < buf->n; i++) {
+		q->iov[q->iov_n++] = buf->iov[i];
+		if (q->ddgst)
+			*crc = crc32c(*crc, buf->iov[i].iov_base, buf->iov[i].iov_len);
+	}
+}
+
 /* The data itself: one piece of memory, or (null) one piece again and again. */
 static void put_data(struct qpair *q, struct request *rq, uint32_t *crc)
 {
@@ -84,6 +96,10 @@ static void put_data(struct qpair *q, struct request *rq, uint32_t *crc)
 		q->iov[q->iov_n++] = (struct iovec){ (void *)(uintptr_t)rq->tx_data, left };
 		if (q->ddgst)
 			*crc = crc32c(0, rq->tx_data, left);
+		return;
+	}
+	if (DP_UNLIKELY(rq->pbuf != NULL)) {
+		put_pieces(q, rq, crc);
 		return;
 	}
 	for (uint64_t at = 0; left;) {
@@ -99,7 +115,7 @@ static void put_data(struct qpair *q, struct request *rq, uint32_t *crc)
 
 static bool success_of(const struct qpair *q, const struct request *rq)
 {
-	return q->success && rq->dw0 == 0;
+	return q->success && rq->dw0 == 0 && !rq->pbuf;
 }
 
 static void encode_data(struct qpair *q, struct request *rq)
@@ -188,7 +204,7 @@ static uint32_t iovs_of(const struct request *rq)
 	if (!rq->tx_len)
 		return 1;
 	/* header, data, what follows; null's zeroes come in pieces of 128 KiB */
-	return 3 + (rq->buf ? 0 : rq->tx_len >> 17);
+	return 3 + (rq->buf ? 0 : rq->pbuf ? rq->pbuf->n : rq->tx_len >> 17);
 }
 
 static void encode_answers(struct qpair *q)
@@ -199,9 +215,13 @@ static void encode_answers(struct qpair *q)
 		if (!has_room(q, iovs_of(rq), q->c2h_pdo + RESP_HLEN + 2 * DIGEST_LEN))
 			return;
 		STAILQ_REMOVE_HEAD(&q->answers, link);
+		if (DP_UNLIKELY(rq->pbuf != NULL) && io_pool_unsendable(rq))
+			continue;
 		if (rq->tx_len) {
 			encode_data(q, rq);
-			if (!success_of(q, rq))
+			if (DP_UNLIKELY(rq->pbuf != NULL))
+				q->unsaid++;
+			else if (!success_of(q, rq))
 				encode_response(q, rq);
 			STAILQ_INSERT_TAIL(&q->sending, rq, link);
 		} else {
@@ -223,13 +243,39 @@ static void encode_raw(struct qpair *q)
 
 static void tx_finished(struct qpair *q)
 {
+	struct pool *good = NULL;
 	struct request *rq;
 
 	q->iov_n = q->iov_at = q->arena_n = 0;
 	while ((rq = STAILQ_FIRST(&q->sending))) {
 		STAILQ_REMOVE_HEAD(&q->sending, link);
-		qpair_release(rq);
+		if (DP_UNLIKELY(rq->pbuf != NULL)) {
+			q->unsaid--;
+			io_pool_sent(rq, &good);
+		} else {
+			qpair_release(rq);
+		}
 	}
+}
+
+/* A send could not read memory: of a pool? Then that is zeroes now, and the send can go on. */
+static bool tx_faulted(struct qpair *q)
+{
+	bool lost = false, any = false;
+	struct request *rq;
+
+	if (++q->tx_faults > POOL_FAULTS_MAX)
+		return false;
+	STAILQ_FOREACH(rq, &q->sending, link)
+		if (rq->pbuf) {
+			any = true;
+			lost |= !pool_check(rq->pbuf->pool);
+		}
+	if (!lost)
+		STAILQ_FOREACH(rq, &q->sending, link)
+			if (rq->pbuf)
+				pool_lose(rq->pbuf->pool, "sending from it faulted");
+	return any;
 }
 
 /* Takes count sent bytes off the list; true: all has left. */
@@ -280,11 +326,11 @@ static void tx_done(struct reactor *r, struct uop *op, int res)
 	struct qpair *q = dp_container_of(op, struct qpair, tx_op);
 
 	q->tx_armed = false;
-	if (res < 0 && (res == -EINTR || res == -EAGAIN))
+	if (res < 0 && (res == -EINTR || res == -EAGAIN || (res == -EFAULT && tx_faulted(q))))
 		res = 0;
 	if (res < 0) {
-		tx_finished(q);
 		q->mute = true;
+		tx_finished(q);
 		if (q->ending != END_NONE)
 			qpair_closing(q);
 		else
@@ -292,10 +338,12 @@ static void tx_done(struct reactor *r, struct uop *op, int res)
 		return;
 	}
 	counter_add(&q->bytes_out, (uint64_t)res);
+	if (DP_UNLIKELY(q->tx_faults) && res > 0)
+		q->tx_faults = 0;
 	if (!tx_advance(q, (size_t)res)) {
 		if (!q->mute) {
 			save_rest(q);
-			tx_submit(q);
+			tx_submit(q, false);
 			return;
 		}
 	}
@@ -306,7 +354,23 @@ static void tx_done(struct reactor *r, struct uop *op, int res)
 		qpair_want_flush(q);
 }
 
-static void tx_submit(struct qpair *q)
+/* What this round has for one queue alone: no other send to share a system call with, so the ring only costs. */
+static bool sent_at_once(struct qpair *q, uint32_t n)
+{
+	ssize_t count;
+
+	q->tx_msg = (struct msghdr){ .msg_iov = q->iov + q->iov_at, .msg_iovlen = n };
+	counter_add(&q->r->syscalls, 1);
+	count = sendmsg(q->fd, &q->tx_msg, MSG_NOSIGNAL | MSG_DONTWAIT);
+	if (count <= 0)
+		return false; /* the ring waits for room, or says what is wrong */
+	q->tx_op.fn = tx_done;
+	q->tx_armed = true;
+	tx_done(q->r, &q->tx_op, (int)count);
+	return true;
+}
+
+static void tx_submit(struct qpair *q, bool alone)
 {
 	struct io_uring_sqe *sqe;
 	uint32_t n = q->iov_n - q->iov_at;
@@ -319,6 +383,8 @@ static void tx_submit(struct qpair *q)
 		tx_done(q->r, &q->tx_op, (int)count);
 		return;
 	}
+	if (alone && sent_at_once(q, n))
+		return;
 	sqe = reactor_sqe(q->r);
 	if (n == 1) {
 		io_uring_prep_send(sqe, q->fd, q->iov[q->iov_at].iov_base, q->iov[q->iov_at].iov_len, MSG_NOSIGNAL);
@@ -353,7 +419,7 @@ void qpair_flush(struct qpair *q)
 	if (term && STAILQ_EMPTY(&q->answers))
 		encode_raw(q);
 	if (q->iov_n)
-		tx_submit(q);
+		tx_submit(q, STAILQ_EMPTY(&q->r->flush));
 	else if (q->ending != END_NONE)
 		qpair_closing(q);
 }

@@ -14,6 +14,7 @@
 
 #define RING_ENTRIES 1024u
 #define CQ_ENTRIES 8192u
+#define HOT_PAUSE_NS 1000000u /* that no queue is hot after too many wanted to be */
 
 struct reactor_features reactor_features;
 
@@ -153,6 +154,56 @@ void reactor_flush(struct reactor *r)
 	}
 }
 
+void reactor_cool(struct reactor *r, struct qpair *q)
+{
+	unsigned i = 0;
+
+	while (r->hot[i] != q)
+		i++;
+	assert(i < r->n_hot);
+	r->hot[i] = r->hot[--r->n_hot];
+	q->hot = false;
+}
+
+static void cool_all(struct reactor *r)
+{
+	while (r->n_hot) {
+		struct qpair *q = r->hot[0];
+
+		reactor_cool(r, q);
+		qpair_rx_arm_ring(q);
+	}
+}
+
+bool reactor_heat(struct reactor *r, struct qpair *q)
+{
+	if (!r->spin_ns || r->now_ns < r->hot_from)
+		return false;
+	if (r->n_hot == HOT_MAX) {
+		r->hot_from = r->now_ns + HOT_PAUSE_NS;
+		cool_all(r);
+		return false;
+	}
+	r->hot[r->n_hot++] = q;
+	q->hot = true;
+	return true;
+}
+
+/* Once around; one that had something has left hot[], and may be back at its end. */
+static bool poll_hot(struct reactor *r)
+{
+	bool any = false;
+
+	for (unsigned i = 0, left = r->n_hot; left && i < r->n_hot; left--) {
+		counter_add(&r->syscalls, 1);
+		if (qpair_rx_poll(r->hot[i]))
+			any = true;
+		else
+			i++;
+	}
+	return any;
+}
+
 static bool kernel_has_work(struct reactor *r)
 {
 	return io_uring_cq_ready(&r->ring) ||
@@ -181,10 +232,20 @@ static void reactor_idle(struct reactor *r)
 				if (kernel_has_work(r) || atomic_load_explicit(&r->inbox, memory_order_relaxed) ||
 				    (r->poll && r->poll(r)))
 					return;
+				if (r->n_hot)
+					break;
 				cpu_relax();
 			}
 			now = dp_now_ns();
+			if (r->n_hot && poll_hot(r)) {
+				r->now_ns = now;
+				return;
+			}
 		}
+	}
+	if (r->n_hot) {
+		cool_all(r);
+		return;
 	}
 	if (r->poll && r->rest(r))
 		return;
@@ -214,6 +275,8 @@ static void reactor_loop(struct reactor *r)
 			reactor_run_inbox(r);
 			worked = true;
 		}
+		if (worked && r->n_hot)
+			poll_hot(r);
 		if (!LIST_EMPTY(&r->rdma_hot)) {
 			r->now_ns = dp_now_ns();
 			worked |= r->poll(r);

@@ -15,6 +15,7 @@
 #include "staging.h"
 
 #define REACTORS_MAX 64u
+#define HOT_MAX 2u /* queues that are read without the ring; each costs a system call a round */
 
 struct reactor;
 struct qpair;
@@ -43,6 +44,9 @@ struct reactor {
 	uint64_t now_ns; /* as of the last round of the loop */
 	uint64_t spin_ns;
 	struct qpair_flush_list flush; /* queues with something to send */
+	struct qpair *hot[HOT_MAX]; /* see reactor_heat */
+	unsigned n_hot;
+	uint64_t hot_from; /* not before */
 	struct staging pool;
 	struct qpair_list queues;
 	struct ctrlr_r_list ctrlrs;
@@ -85,6 +89,14 @@ void reactor_stop(struct reactor *r);                                         /*
 void reactor_send(struct reactor *r, struct rmsg *msg);                       /* any thread */
 void reactor_run_inbox(struct reactor *r);                                    /* tests without a thread */
 void reactor_flush(struct reactor *r);
+
+/*
+ * While one or two queues exchange a command at a time, the ring only costs: arming a poll, waking it, running its task
+ * work. Such a queue is "hot": the reactor asks its socket again and again while it spins, and gives it back to the ring
+ * before it sleeps, or when more queues want the same. False: not now. A queue that ends calls reactor_cool.
+ */
+bool reactor_heat(struct reactor *r, struct qpair *q);
+void reactor_cool(struct reactor *r, struct qpair *q); /* one that is hot; it is not read any more */
 
 /* Never NULL: submits what is there when the ring is full. liburing's prep functions clear user_data: set it after. */
 struct io_uring_sqe *reactor_sqe(struct reactor *r);

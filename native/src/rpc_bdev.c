@@ -68,10 +68,10 @@ static json_t *facts_json(const struct entry *entry)
 {
 	const struct dp_bdev_facts *facts = &entry->facts;
 
-	return json_pack("{s:s, s:i, s:I, s:b, s:b, s:b, s:b, s:i}", "name", entry->name, "block_size",
+	return json_pack("{s:s, s:i, s:I, s:b, s:b, s:b, s:b, s:i, s:b}", "name", entry->name, "block_size",
 			 (int)facts->block_size, "num_blocks", (json_int_t)facts->num_blocks, "readonly", facts->readonly,
 			 "write_cache", facts->write_cache, "unmap", facts->unmap, "write_zeroes", facts->write_zeroes,
-			 "physical_block_size", (int)facts->physical_block_size);
+			 "physical_block_size", (int)facts->physical_block_size, "flush_failed", facts->flush_failed);
 }
 
 /* -- create ---------------------------------------------------------------------------------------------------------- */

@@ -94,6 +94,7 @@ static const struct rpc_param controller_params[] = {
 	{AT(rpc_controller, mdts_bytes), .type = RPC_U32, .required = true},
 	{AT(rpc_controller, copy_formats), .type = RPC_U32, .required = true},
 	{AT(rpc_controller, namespaces), .type = RPC_ARRAY, .required = true},
+	{AT(rpc_controller, host), .type = RPC_STRING},
 	{0},
 };
 static const struct rpc_param key_params[] = {{AT(rpc_controller, key), .type = RPC_U64, .required = true}, {0}};

@@ -76,6 +76,7 @@ void rpc_bdev_forget_all(void);
 struct rpc_controller {
 	uint64_t key;
 	uint32_t mdts_bytes, copy_formats;
+	const char *host;
 	const json_t *namespaces;
 };
 struct rpc_queue {

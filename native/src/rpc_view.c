@@ -33,21 +33,30 @@ static bool remember_key(uint64_t key)
 	return true;
 }
 
+/* A pool's name; missing or null: host memory. */
+static bool decode_pool(const json_t *value, const char **name)
+{
+	*name = json_string_value(value);
+	return !value || json_is_null(value) || (*name && strlen(*name) <= DP_NAME_MAX);
+}
+
 /* Of the namespaces array; false with a message where one is wrong. */
 static bool decode_namespaces(const json_t *array, struct dp_ns_view *views, char err[DP_ERR_MAX])
 {
-	static const char *const known[] = {"nsid", "bdev", "anagrpid", "ana_state", "write_protected"};
 	json_error_t error;
 	json_t *object;
 	size_t index;
 
 	json_array_foreach (array, index, object) {
 		struct dp_ns_view *view = &views[index];
+		const json_t *read_pool = NULL, *write_pool = NULL, *copy_pool = NULL;
 		json_int_t nsid, anagrpid, ana_state;
-		int protect;
+		int protect, strict = 0;
 
-		if (json_unpack_ex(object, &error, JSON_STRICT, "{s:I, s:s, s:I, s:I, s:b}", known[0], &nsid, known[1],
-				   &view->bdev, known[2], &anagrpid, known[3], &ana_state, known[4], &protect) < 0) {
+		if (json_unpack_ex(object, &error, JSON_STRICT, "{s:I, s:s, s:I, s:I, s:b, s?o, s?o, s?o, s?b}", "nsid", &nsid,
+				   "bdev", &view->bdev, "anagrpid", &anagrpid, "ana_state", &ana_state, "write_protected",
+				   &protect, "read_pool", &read_pool, "write_pool", &write_pool, "copy_pool", &copy_pool,
+				   "strict", &strict) < 0) {
 			snprintf(err, DP_ERR_MAX, "namespaces[%zu]: %.160s", index, error.text);
 			return false;
 		}
@@ -60,6 +69,13 @@ static bool decode_namespaces(const json_t *array, struct dp_ns_view *views, cha
 		view->anagrpid = (uint32_t)anagrpid;
 		view->ana_state = (uint8_t)ana_state;
 		view->write_protected = protect != 0;
+		view->strict = strict != 0;
+		if (!decode_pool(read_pool, &view->read_pool) || !decode_pool(write_pool, &view->write_pool) ||
+		    !decode_pool(copy_pool, &view->copy_pool)) {
+			snprintf(err, DP_ERR_MAX, "namespaces[%zu]: read_pool, write_pool, copy_pool: expected names of pools",
+				 index);
+			return false;
+		}
 	}
 	return true;
 }
@@ -71,6 +87,7 @@ void rpc_controller_set(struct rpc_request *request, const void *params)
 		.key = given->key,
 		.mdts_bytes = given->mdts_bytes,
 		.copy_formats = given->copy_formats,
+		.host = given->host,
 		.num_ns = (uint32_t)json_array_size(given->namespaces),
 	};
 	struct dp_ns_view *namespaces;
@@ -90,6 +107,8 @@ void rpc_controller_set(struct rpc_request *request, const void *params)
 	view.ns = namespaces;
 	if (!decode_namespaces(given->namespaces, namespaces, err)) {
 		rpc_fail(request, RPC_INVALID_PARAMS, "params: %s", err);
+	} else if ((rc = dp_ctrlr_check(&view, err)) < 0) {
+		rpc_fail(request, rc, "%s", err);
 	} else {
 		rc = dp_ctrlr_set(&view, rpc_finished, request);
 		if (rc < 0)

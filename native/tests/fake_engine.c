@@ -128,6 +128,10 @@ int dp_bdev_delete(const char *name, dp_done_fn done, void *arg)
 	return 0;
 }
 
+void dp_bdev_check(void)
+{
+}
+
 int dp_bdev_resize(const char *name, uint64_t num_blocks, struct dp_bdev_facts *facts, char err[DP_ERR_MAX])
 {
 	(void)err;
@@ -190,6 +194,13 @@ int dp_bdev_delay_update(const char *name, const char *latency_type, uint64_t us
 	return !find(name) ? -ENODEV : strcmp(latency_type, "avg_read") == 0 ? 0 : -EINVAL;
 }
 
+int dp_ctrlr_check(const struct dp_ctrlr_view *view, char err[DP_ERR_MAX])
+{
+	(void)view;
+	snprintf(err, DP_ERR_MAX, "a pool");
+	return take(&fake.check_rc);
+}
+
 int dp_ctrlr_set(const struct dp_ctrlr_view *view, dp_done_fn done, void *arg)
 {
 	const int rc = take(&fake.set_rc);
@@ -201,6 +212,14 @@ int dp_ctrlr_set(const struct dp_ctrlr_view *view, dp_done_fn done, void *arg)
 			abort();
 	fake.view = *view;
 	fake.view.ns = NULL;
+	fake.view.host = NULL;
+	snprintf(fake.host, sizeof(fake.host), "%s", view->host ? view->host : "");
+	for (size_t i = 0; i < 3 && view->num_ns; i++) {
+		const char *pools[3] = {view->ns->read_pool, view->ns->write_pool, view->ns->copy_pool};
+
+		snprintf(fake.pools[i], sizeof(fake.pools[i]), "%s", pools[i] ? pools[i] : "");
+	}
+	fake.strict = view->num_ns && view->ns->strict;
 	fake.controllers++;
 	later(done, arg, 0);
 	return 0;

@@ -8,13 +8,15 @@
 #include "engine.h"
 
 struct fake_engine {
-	int adopt_rc, create_rc, set_rc; /* what the next call of that kind answers, then 0 again */
+	int adopt_rc, create_rc, set_rc, check_rc; /* what the next call of that kind answers, then 0 again */
 	bool hold;                       /* keep callbacks until fake_release() */
 	struct dp_queue adopted;         /* last; fd is open */
 	char adopted_peer[64];
 	size_t adopted_response_len;
 	unsigned adoptions, bdevs, controllers, queue_closes, held;
 	struct dp_ctrlr_view view; /* last; without namespaces */
+	char host[64], pools[3][64]; /* of it and of its first namespace; empty: none */
+	bool strict;
 	struct dp_bdev_config bdev;
 	struct {
 		uint64_t token;

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "queue_rig.h"
 
+#include <errno.h>
 #include <stdlib.h>
 
 #include "crc32c.h"
 #include "engine_priv.h"
+#include "pool_priv.h"
 
 struct rig rig;
 static struct rig_options rig_opts;
@@ -45,6 +47,14 @@ const struct dp_events *engine_events(void)
 static ssize_t sink(struct qpair *q, const struct iovec *iov, unsigned n)
 {
 	size_t total = 0, most = rig.send_most ? rig.send_most : SIZE_MAX;
+	int error;
+
+	if (rig.on_send)
+		rig.on_send();
+	error = rig.send_error;
+	rig.send_error = 0;
+	if (error)
+		return error;
 
 	for (unsigned i = 0; i < n && total < most; i++) {
 		size_t len = iov[i].iov_len < most - total ? iov[i].iov_len : most - total;
@@ -94,6 +104,77 @@ void rig_feed(const void *bytes, size_t len)
 	}
 }
 
+/* -- drives: malloc bdevs that take pieces, and time */
+
+static const struct bdev_ops *medium; /* what does the work */
+
+static int drive_work(struct bdev_io *io)
+{
+	const struct iovec one = { io->buf, io->length }, *iov = io->iovcnt ? io->iov : &one;
+	unsigned n = io->iovcnt ? io->iovcnt : 1;
+	uint64_t at = io->offset;
+
+	if (io->op != BDEV_READ && io->op != BDEV_WRITE)
+		return medium->submit(io);
+	for (unsigned i = 0; i < n; at += iov[i++].iov_len) {
+		uint32_t len = (uint32_t)iov[i].iov_len;
+		uint8_t *p = (uint8_t *)(uintptr_t)medium->map(io->bdev, at, &len);
+
+		if (!p)
+			return -EIO;
+		if (io->op == BDEV_READ)
+			memcpy(iov[i].iov_base, p, len);
+		else
+			memcpy(p, iov[i].iov_base, len);
+	}
+	if (at != io->offset + io->length)
+		abort(); /* the pieces are not what the operation says */
+	return 0;
+}
+
+static int drive_submit(struct bdev_io *io)
+{
+	if (!rig.hold || (io->op != BDEV_READ && io->op != BDEV_WRITE))
+		return drive_work(io);
+	TAILQ_INSERT_TAIL(&rig.held, io, link);
+	rig.n_held++;
+	return BDEV_PENDING;
+}
+
+uint8_t *rig_medium(unsigned nsid)
+{
+	uint32_t len = 1;
+
+	return (uint8_t *)(uintptr_t)medium->map(rig.bdevs[nsid == 4 ? 3 : 6], 0, &len);
+}
+
+void rig_drive(int rc)
+{
+	struct bdev_io *io = TAILQ_FIRST(&rig.held);
+
+	if (!io)
+		abort();
+	TAILQ_REMOVE(&rig.held, io, link);
+	rig.n_held--;
+	bdev_done(io, rc ? rc : drive_work(io));
+}
+
+static void drive_destroy(struct bdev *bdev)
+{
+	medium->destroy(bdev);
+}
+
+static const struct bdev_ops drive_ops = { .submit = drive_submit, .destroy = drive_destroy, .scatters = true };
+
+static struct bdev *as_drive(struct bdev *bdev)
+{
+	medium = bdev->ops;
+	bdev->ops = &drive_ops;
+	bdev_update_direct(bdev);
+	atomic_store(&bdev->pools_allowed, 1ull << (pool_index(rig.pool) - 1));
+	return bdev;
+}
+
 /* -- set-up */
 
 static struct bdev *open_bdev(enum dp_bdev_kind kind, const char *name, struct bdev *base)
@@ -110,15 +191,46 @@ static struct bdev *open_bdev(enum dp_bdev_kind kind, const char *name, struct b
 
 void rig_view(unsigned namespaces, uint8_t ana_state)
 {
-	struct ns_config ns[3];
-	struct ctrlr ctrlr = { .key = 1, .mdts_bytes = 128 * 1024, .copy_formats = 0xF, .ns = ns };
+	struct ns_config ns[RIG_NS];
+	struct ctrlr ctrlr = { .key = 1, .mdts_bytes = 128 * 1024, .copy_formats = 0xF, .owner = rig.owner, .ns = ns };
 
-	for (uint32_t i = 0; i < 3; i++)
-		if (namespaces >> i & 1)
-			ns[ctrlr.n++] = (struct ns_config){ i + 1, 1, ana_state, false, NULL, rig.bdevs[i] };
+	for (uint32_t i = 0; i < (rig.pool ? RIG_NS : 3); i++)
+		if (namespaces >> i & 1) {
+			struct ns_config *each = &ns[ctrlr.n++];
+
+			*each = (struct ns_config){ i + 1, 1, ana_state, false, NULL, rig.bdevs[i] };
+			for (unsigned use = 0; i >= 3 && use < POOL_USES; use++)
+				each->pool[use] = rig.pool;
+			each->strict = rig.strict;
+		}
 	if (ctrlr_push(&ctrlr, nothing, NULL) < 0)
 		abort();
 	rig_turn();
+}
+
+static void open_bdevs(void)
+{
+	rig.bdevs[0] = open_bdev(DP_BDEV_MALLOC, "m", NULL);
+	rig.bdevs[1] = open_bdev(DP_BDEV_NULL, "n", NULL);
+	rig.bdevs[5] = open_bdev(DP_BDEV_MALLOC, "base", NULL);
+	rig.bdevs[2] = open_bdev(DP_BDEV_ERROR, "e", rig.bdevs[5]);
+	if (!rig.pool)
+		return;
+	rig.bdevs[3] = as_drive(open_bdev(DP_BDEV_MALLOC, "d", NULL));
+	rig.bdevs[6] = as_drive(open_bdev(DP_BDEV_MALLOC, "drive below", NULL));
+	rig.bdevs[4] = open_bdev(DP_BDEV_ERROR, "f", rig.bdevs[6]);
+	rig.bdevs[4]->base = rig.bdevs[6];
+}
+
+static void open_pool(const struct rig_options *o)
+{
+	struct dp_pool_config config = { .name = "p", .kind = DP_POOL_EMULATED, .bytes = o->peer_bytes };
+	char err[DP_ERR_MAX];
+	int rc;
+
+	rig.pool = pool_open(&config, false, &rc, err);
+	if (!rig.pool)
+		abort();
 }
 
 void rig_open(const struct rig_options *o)
@@ -148,11 +260,13 @@ void rig_open(const struct rig_options *o)
 	if (staging_init(&rig.r.pool, o->pool_bytes ? o->pool_bytes : 2u << 20, false) < 0)
 		abort();
 	rig.r.pool.poison = true;
-	rig.bdevs[0] = open_bdev(DP_BDEV_MALLOC, "m", NULL);
-	rig.bdevs[1] = open_bdev(DP_BDEV_NULL, "n", NULL);
-	rig.bdevs[3] = open_bdev(DP_BDEV_MALLOC, "base", NULL);
-	rig.bdevs[2] = open_bdev(DP_BDEV_ERROR, "e", rig.bdevs[3]);
-	rig_view(7, 1);
+	TAILQ_INIT(&rig.held);
+	rig.owner = 1;
+	rig.strict = o->strict;
+	if (o->peer_bytes)
+		open_pool(o);
+	open_bdevs();
+	rig_view(0x1F, 1);
 	rig.q = qpair_new(&config);
 	if (!rig.q)
 		abort();
@@ -162,14 +276,32 @@ void rig_open(const struct rig_options *o)
 	rig_turn();
 }
 
+static void count(void *arg)
+{
+	++*(unsigned *)arg;
+}
+
+static void close_pool(void)
+{
+	unsigned idle = 0;
+
+	pool_close(rig.pool, count, &idle);
+	if (idle != 1)
+		abort(); /* a buffer was not put */
+	pool_destroy(rig.pool);
+}
+
 void rig_close(void)
 {
 	struct ctrlr_r *c = ctrlr_find(&rig.r, 1);
 
 	/* What the error bdev holds comes back, and nothing is held any more that waited for its memory. */
 	bdev_error_inject(rig.bdevs[2], "clear", "failure", 0, 0, 0);
-	for (unsigned i = 0; i < 4; i++)
-		if (rig.bdevs[i]->ops->drain)
+	rig.hold = false;
+	while (rig.n_held)
+		rig_drive(-EIO);
+	for (unsigned i = 0; i < RIG_BDEVS; i++)
+		if (rig.bdevs[i] && rig.bdevs[i]->ops->drain)
 			rig.bdevs[i]->ops->drain(rig.bdevs[i], &rig.r);
 	rig_turn();
 	if (!rig.q->finished)
@@ -177,15 +309,21 @@ void rig_close(void)
 	rig_turn();
 	if (rig.ended != 1 || c->view->users || c->old || rig.r.pool.free_bytes != rig.r.pool.units * STAGING_UNIT)
 		abort();
-	for (unsigned i = 0; i < 4; i++)
-		if (rig.bdevs[i]->r[0].pins || rig.bdevs[i]->r[0].unlocked || !TAILQ_EMPTY(&rig.bdevs[i]->locks.held))
+	for (unsigned i = 0; i < RIG_BDEVS; i++)
+		if (rig.bdevs[i] && (rig.bdevs[i]->r[0].pins || rig.bdevs[i]->r[0].unlocked || rig.bdevs[i]->r[0].in_flight ||
+				     !TAILQ_EMPTY(&rig.bdevs[i]->locks.held)))
 			abort();
+	if (rig.q->rescued || rig.q->at_work)
+		abort();
 	qpair_free(rig.q);
 	if (ctrlr_drop(1, nothing, NULL) < 0)
 		abort();
 	rig_turn();
-	for (unsigned i = 0; i < 4; i++)
-		bdev_destroy(rig.bdevs[i]);
+	for (unsigned i = 0; i < RIG_BDEVS; i++)
+		if (rig.bdevs[i])
+			bdev_destroy(rig.bdevs[i]);
+	if (rig.pool)
+		close_pool();
 	staging_fini(&rig.r.pool);
 }
 

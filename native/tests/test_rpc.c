@@ -401,6 +401,32 @@ static void test_controllers(void **state)
 	json_decref(found);
 }
 
+static void test_pools_of_a_controller(void **state)
+{
+#define NS "{\"key\":3,\"mdts_bytes\":1,\"copy_formats\":3,\"namespaces\":[{\"nsid\":1,\"bdev\":\"b\",\"anagrpid\":1," \
+	"\"ana_state\":1,\"write_protected\":false"
+	(void)state;
+	assert_int_equal(code_of("p2p_controller_set", NS ",\"read_pool\":\"0000:03:00.0\",\"write_pool\":null,"
+				 "\"copy_pool\":\"e\",\"strict\":true}],\"host\":\"nqn.h\"}"), 0);
+	assert_string_equal(fake.host, "nqn.h");
+	assert_string_equal(fake.pools[0], "0000:03:00.0");
+	assert_string_equal(fake.pools[1], "");
+	assert_string_equal(fake.pools[2], "e");
+	assert_true(fake.strict);
+	assert_int_equal(code_of("p2p_controller_set", NS "}]}"), 0);
+	assert_string_equal(fake.host, "");
+	assert_string_equal(fake.pools[0], "");
+	assert_false(fake.strict);
+	fake.check_rc = -EPERM;
+	assert_int_equal(code_of("p2p_controller_set", NS ",\"read_pool\":\"e\"}]}"), -EPERM);
+	assert_int_equal(fake.controllers, 2);
+	assert_int_equal(code_of("p2p_controller_set", NS ",\"read_pool\":7}]}"), RPC_INVALID_PARAMS);
+	assert_int_equal(code_of("p2p_controller_set", NS ",\"strict\":1}]}"), RPC_INVALID_PARAMS);
+	assert_int_equal(code_of("p2p_controller_set", NS ",\"pool\":\"e\"}]}"), RPC_INVALID_PARAMS);
+	assert_int_equal(code_of("p2p_controller_set", NS "}],\"host\":1}"), RPC_INVALID_PARAMS);
+#undef NS
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -418,6 +444,7 @@ int main(void)
 		TEST(test_qos_keeps_what_is_left_out),
 		TEST(test_counters),
 		TEST(test_controllers),
+		TEST(test_pools_of_a_controller),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -14,6 +14,7 @@ from nvmet_p2p.dataplane.native.plane import NativeDataPlane
 from nvmet_p2p.dataplane.native.process import ENVIRONMENT, PROGRAM, find_program
 from nvmet_p2p.dataplane.port import DataPlane
 from nvmet_p2p.errors import OperatorError
+from nvmet_p2p.state.journal import Journals
 
 log = structlog.get_logger()
 
@@ -23,33 +24,34 @@ async def choose_dataplane(settings: Settings) -> DataPlane:
 
     With ``auto`` that is the native one, or the in-process one, loudly, where there is no native one.
     """
+    journals = Journals(settings.state_dir)
     if settings.dataplane == "inprocess":
-        return InProcessDataPlane()
+        return InProcessDataPlane(journals)
     try:
-        plane = _native(settings)
+        plane = _native(settings, journals)
         await plane.launch()
     except OperatorError as error:
         if settings.dataplane != "auto":
             raise
         log.error("dataplane.not_native", reason=error.message, note="I/O will be served in Python: right, but slow")
-        return InProcessDataPlane()
+        return InProcessDataPlane(journals)
     return plane
 
 
-def _native(settings: Settings) -> NativeDataPlane:
+def _native(settings: Settings, journals: Journals) -> NativeDataPlane:
     if settings.dataplane == "external":
-        return NativeDataPlane(
-            LaunchOptions(program=None, channel_socket=Path(settings.dataplane_socket)), name="native (external)"
-        )
+        options = LaunchOptions(program=None, channel_socket=Path(settings.dataplane_socket))
+        return NativeDataPlane(options, name="native (external)", journals=journals)
     program = find_program()
     if program is None:
         raise OperatorError(
             -errno.ENOENT,
             f"{PROGRAM} is not built or not found (${ENVIRONMENT}, beside the interpreter, build/native, $PATH)",
         )
-    options = ["--spin-us", str(settings.spin_us), "--pool-mib", str(settings.pool_mib)]
+    arguments = ["--spin-us", str(settings.spin_us), "--pool-mib", str(settings.pool_mib)]
     if settings.cpumask:
-        options += ["--cpumask", settings.cpumask]
-    options += ["--log-level", settings.log_level]
+        arguments += ["--cpumask", settings.cpumask]
+    arguments += ["--log-level", settings.log_level]
     rpc_socket = settings.rpc_socket.with_name(f"{settings.rpc_socket.name}.dp")
-    return NativeDataPlane(LaunchOptions(program=program, rpc_socket=rpc_socket, options=tuple(options)))
+    options = LaunchOptions(program=program, rpc_socket=rpc_socket, options=tuple(arguments))
+    return NativeDataPlane(options, journals=journals)

@@ -10,8 +10,9 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
+from nvmet_p2p.p2p.choice import Calibration
 from nvmet_p2p.protocol.tcp_common import TcpParams
 from nvmet_p2p.target.config import BdevConfig, BdevFacts, ListenAddress, TransportConfig
 from nvmet_p2p.target.effects import ControllerKey, ControllerView
@@ -149,6 +150,63 @@ class QueueStat:
     outstanding: int = 0
 
 
+PoolKind = Literal["p2pmem", "emulated"]
+CopyRoute = Literal["device", "reflink", "pool", "host"]
+HOST_POOL = "host"  # host memory, where pools are counted
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSpec:
+    """A pool to make: ``size`` bytes (whole granules of 4096) of the file ``path`` (p2pmem), or emulated."""
+
+    name: str
+    kind: PoolKind
+    size: int
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolState:
+    """A pool as it is now; sizes in bytes. ``allowed``: bdevs that may use it. ``why``: it was lost."""
+
+    name: str
+    kind: PoolKind
+    size: int
+    free: int = 0
+    waits: int = 0
+    fallbacks: int = 0
+    wiped: int = 0
+    lost: bool = False
+    why: str = ""
+    allowed: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class PoolUse:
+    """What of a bdev's payload rested in one pool, since the bdev was opened."""
+
+    read_bytes: int = 0
+    read_ops: int = 0
+    write_bytes: int = 0
+    write_ops: int = 0
+    copy_bytes: int = 0
+    copy_ops: int = 0
+
+
+@dataclass(slots=True)
+class StagingStat:
+    """Where a bdev's payload rested, by pool (``HOST_POOL``: host memory), and how Copy went, in bytes.
+
+    ``fallbacks``: operations that took host memory though they had a pool. ``interrupted``: commands that hosts had to
+    send again because a pool was lost under them.
+    """
+
+    pools: dict[str, PoolUse] = field(default_factory=dict)
+    fallbacks: int = 0
+    interrupted: int = 0
+    copy_routes: dict[CopyRoute, int] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True)
 class DataPlaneStatus:
     """The process that serves the I/O: ``up`` unless it is being restarted. ``pid`` 0: it is not there now."""
@@ -181,6 +239,10 @@ class DataPlaneEvents(Protocol):
         """A back end changed its size, went away (``None``) or came back."""
         ...
 
+    def pool_lost(self, name: str, why: str) -> None:
+        """The memory of a pool is gone. Its I/O goes on in host memory; it must be deleted before it can come back."""
+        ...
+
     def io_command(self, key: ControllerKey, qid: int, sqe: Sqe) -> None:
         """A command on an I/O queue that the data plane does not decide: Fabrics commands, unknown opcodes.
 
@@ -197,11 +259,57 @@ class DataPlaneEvents(Protocol):
         ...
 
 
+class PoolPlane(Protocol):
+    """Staging in pools. Methods that fail raise ``OperatorError`` with a negated errno."""
+
+    async def create(self, spec: PoolSpec) -> int:
+        """Maps the pool's memory; its size. -EEXIST, -ENOMEM (so much is not to be had in one piece), -ENOENT ..."""
+        ...
+
+    async def delete(self, name: str) -> None:
+        """No I/O takes memory of it from now on; returns when none is in flight and it is given back.
+
+        -EBUSY: a bdev is on its memory. One that does not exist is no error.
+        """
+        ...
+
+    def names(self) -> frozenset[str]:
+        """The pools that exist (lost ones too)."""
+        ...
+
+    async def calibrate(self, name: str, bdev: str | None, journal: str) -> Calibration:
+        """Measures the pool, and with ``bdev`` sends data to and fro; what was on the drive is there again afterwards.
+
+        Hosts' I/O on the bdev waits meanwhile. ``journal`` is the path of a file that exists for that time.
+        -EBUSY: it is being done already.
+        """
+        ...
+
+    async def allow(self, name: str, bdev: str, allowed: bool) -> None:
+        """Whether a bdev, and those above it, may use the pool; nobody may at first."""
+        ...
+
+    def is_allowed(self, name: str, bdev: str) -> bool: ...
+
+    async def states(self) -> list[PoolState]:
+        """All pools."""
+        ...
+
+    def stat(self, bdev: str) -> StagingStat | None:
+        """Counters as of the last ``DataPlane.refresh``; at most about a second old otherwise."""
+        ...
+
+
 class DataPlane(Protocol):
     """A data plane. Methods that fail raise ``OperatorError`` with a negated errno and change nothing."""
 
     name: str
     slow: bool
+
+    @property
+    def pools(self) -> PoolPlane | None:
+        """Staging in pools; ``None``: this one stages in host memory alone."""
+        ...
 
     async def start(self, events: DataPlaneEvents, expected: Iterable[BdevConfig] = ()) -> None:
         """``expected``: the back ends that will be asked for. One that is open from before and is not is closed."""

@@ -46,6 +46,40 @@ class SubsystemFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StagedBytes:
+    """Where payload of one namespace rested: ``pool`` "host" is host memory, ``direction`` read, write or copy."""
+
+    nqn: str
+    nsid: int
+    pool: str
+    kind: str
+    direction: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagingFacts:
+    """One namespace's staging. ``copy_routes``: bytes by route. ``degraded``: a pool was asked for and is not used."""
+
+    nqn: str
+    nsid: int
+    fallbacks: int = 0
+    interrupted: int = 0
+    degraded: bool = False
+    copy_routes: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolFacts:
+    """A pool of peer memory that exists, or was lost."""
+
+    name: str
+    kind: str
+    size: int
+    lost: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """All that is exposed. ``peers_refused`` counts closed connections by reason since the start."""
 
@@ -57,6 +91,9 @@ class Snapshot:
     unconnected_peers: int = 0
     peers_accepted: int = 0
     peers_refused: dict[str, int] = field(default_factory=dict)
+    staged: tuple[StagedBytes, ...] = ()
+    staging: tuple[StagingFacts, ...] = ()
+    pools: tuple[PoolFacts, ...] = ()
 
 
 class TargetCollector(Collector):
@@ -81,6 +118,7 @@ class TargetCollector(Collector):
         yield refused
         yield from _subsystems(now.subsystems)
         yield from _bdevs(now.bdevs)
+        yield from _staging(now)
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: registering must not take a snapshot."""
@@ -113,6 +151,42 @@ def _bdevs(bdevs: tuple[BdevIo, ...]) -> Iterator[Metric]:
     for bdev in bdevs:
         errors.add_metric([bdev.name], bdev.errors)
     yield errors
+
+
+def _staging(now: Snapshot) -> Iterator[Metric]:
+    staged = CounterMetricFamily(
+        "nvmet_p2p_staged_bytes",
+        "Payload by where it rested; pool host is host memory, kind emulated is host memory too.",
+        labels=["nqn", "nsid", "direction", "pool", "kind"],
+    )
+    for use in now.staged:
+        staged.add_metric([use.nqn, str(use.nsid), use.direction, use.pool, use.kind], use.bytes)
+    yield staged
+    for attribute, text in (
+        ("fallbacks", "Operations that took host memory though they had a pool."),
+        ("interrupted", "Commands that hosts had to repeat because a pool was lost."),
+    ):
+        family = CounterMetricFamily(f"nvmet_p2p_staging_{attribute}", text, labels=["nqn", "nsid"])
+        for facts in now.staging:
+            family.add_metric([facts.nqn, str(facts.nsid)], getattr(facts, attribute))
+        yield family
+    degraded = GaugeMetricFamily(
+        "nvmet_p2p_staging_degraded", "1: a pool was asked for and is not used.", labels=["nqn", "nsid"]
+    )
+    routes = CounterMetricFamily("nvmet_p2p_copy_bytes", "Copy by its route.", labels=["nqn", "nsid", "route"])
+    for facts in now.staging:
+        degraded.add_metric([facts.nqn, str(facts.nsid)], int(facts.degraded))
+        for route, count in facts.copy_routes.items():
+            routes.add_metric([facts.nqn, str(facts.nsid), route], count)
+    yield degraded
+    yield routes
+    size = GaugeMetricFamily("nvmet_p2p_pool_bytes", "Size of a pool.", labels=["pool", "kind"])
+    lost = GaugeMetricFamily("nvmet_p2p_pool_lost", "1: its memory is gone.", labels=["pool", "kind"])
+    for pool in now.pools:
+        size.add_metric([pool.name, pool.kind], pool.size)
+        lost.add_metric([pool.name, pool.kind], int(pool.lost))
+    yield size
+    yield lost
 
 
 async def serve(host: str, port: int, snapshot: Callable[[], Snapshot]) -> asyncio.Server:

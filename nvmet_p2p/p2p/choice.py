@@ -19,6 +19,7 @@ from nvmet_p2p.p2p.distance import Verdict, distance
 from nvmet_p2p.p2p.policy import OFF, StagingPolicy
 from nvmet_p2p.p2p.topology import Topology
 
+GRANULE: Final = 4096  # of a pool
 NOISE: Final = 0.05  # two runs of one measurement differ by so much: less is not "slower"
 
 Kind = Literal["p2pmem", "emulated"]
@@ -171,19 +172,25 @@ def candidates_for(
     """A candidate for each provider of the tree, and for each emulated pool (name: bytes), sorted by name.
 
     ``clients`` do DMA; ``near`` (the NICs of an NVMe/TCP port) only make their NUMA node the better one. ``free``: the
-    bytes that the data plane's pool has left; without it what the kernel says. ``lost``: pools that are gone, and why.
+    bytes that the data plane's pool has left; without a pool what the kernel says. ``lost``: pools that are gone, why.
     """
     clients, free, calibrations, lost = tuple(clients), free or {}, calibrations or {}, lost or {}
     nodes = {topology.devices[nic.bdf].numa_node for nic in near if nic.bdf in topology.devices} - {None}
     found = []
     for bdf, provider in topology.providers.items():
         node = topology.devices[bdf].numa_node
+        usable, reason, remedy = provider.usable, provider.reason, provider.remedy
+        if bdf in lost:
+            usable, reason, remedy = False, f"it was lost: {lost[bdf]}", "it is used again when it returns"
+        elif usable and bdf not in free and provider.available < GRANULE:
+            usable, reason = False, f"all of its {provider.size} bytes are taken by others"
+            remedy = "end the other users, or load nvme with use_cmb_sqes=0 if the kernel's submission queues fill it"
         found.append(
             Candidate(
                 pool=bdf,
-                usable=provider.usable and bdf not in lost,
-                reason=f"it was lost: {lost[bdf]}" if bdf in lost else provider.reason,
-                remedy="it is used again when it returns" if bdf in lost else provider.remedy,
+                usable=usable,
+                reason=reason,
+                remedy=remedy,
                 verdicts=tuple(distance(topology, bdf, client.bdf) for client in clients),
                 far=int(bool(nodes) and node is not None and node not in nodes),
                 bytes=provider.size,

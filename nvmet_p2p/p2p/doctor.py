@@ -24,6 +24,7 @@ NOTES: Final = ("no-cmb", "driver-not-nvme")  # of a drive that offers no memory
 KERNEL_CODES: Final = ("kernel-too-old", "no-p2pdma")  # said once, not for each drive
 TAKEN_SHARE: Final = 20  # a twentieth of a CMB taken by others is worth a word
 SMALL_BYTES: Final = 1 << 20  # the largest transfer that this target offers to hosts
+GRANULE: Final = 4096
 EXIT_FINE, EXIT_FINDINGS = 0, 1
 
 
@@ -74,7 +75,7 @@ def _machine(topology: Topology) -> Iterator[Finding]:
     if proc.kernel is not None and proc.kernel < USERSPACE_P2P:
         reason = f"kernel {kernel_text(proc)} lets no program have peer memory"
         yield Finding("problem", "kernel-too-old", "kernel", reason, "run Linux 6.2 or newer")
-    if proc.config_has("CONFIG_PCI_P2PDMA") is False:
+    if topology.p2pdma is False:
         reason = f"kernel {kernel_text(proc)} is built without CONFIG_PCI_P2PDMA"
         remedy = "boot a kernel with CONFIG_PCI_P2PDMA=y (and CONFIG_ZONE_DEVICE=y)"
         yield Finding("problem", "no-p2pdma", "kernel", reason, remedy)
@@ -102,7 +103,7 @@ def _memory(topology: Topology, pools: Sequence[PoolState]) -> Iterator[Finding]
     for provider in topology.providers.values():
         if provider.usable:
             yield from _usable(topology, provider, mapped.get(provider.bdf, 0))
-        elif provider.code not in KERNEL_CODES and not (provider.code == "nothing-left" and provider.bdf in mapped):
+        elif provider.code not in KERNEL_CODES:
             key = (provider.code, provider.reason, provider.remedy)
             if provider.code == "driver-not-nvme":
                 key = (provider.code, provider.reason, "bind it to the nvme driver, if its CMB is wanted")
@@ -115,7 +116,11 @@ def _memory(topology: Topology, pools: Sequence[PoolState]) -> Iterator[Finding]
 def _usable(topology: Topology, provider: Provider, mapped: int) -> Iterator[Finding]:
     name = _name(topology, provider.bdf)
     taken = provider.size - provider.available - mapped
-    if provider.size and taken * TAKEN_SHARE >= provider.size:
+    if provider.available < GRANULE and not mapped:
+        reason = f"all of its {provider.size} bytes are taken by others"
+        remedy = "end the other users, or load nvme with use_cmb_sqes=0 if the kernel's submission queues fill it"
+        yield Finding("problem", "nothing-left", name, reason, remedy)
+    elif provider.size and taken * TAKEN_SHARE >= provider.size:
         yield Finding(
             "note",
             "partly-taken",
@@ -228,4 +233,5 @@ def _several(names: Sequence[str]) -> str:
 
 def _pairs(found: Sequence[Verdict]) -> str:
     first = f"{found[0].client} and provider {found[0].provider}"
-    return first if len(found) == 1 else f"{first} and {len(found) - 1} more pairs"
+    more = len(found) - 1
+    return first if not more else f"{first} and {more} more pair{'s' if more > 1 else ''}"

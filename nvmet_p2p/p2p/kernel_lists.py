@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from nvmet_p2p.p2p.sysfs import Proc
+from nvmet_p2p.p2p.sysfs import Proc, Sysfs
 
 INTEL: Final = 0x8086
 GOOGLE: Final = 0x1AE0
@@ -21,6 +21,8 @@ KERNEL_7_2: Final = (7, 2)
 USERSPACE_P2P: Final = (6, 2)  # p2pmem/allocate, and direct I/O on such memory
 STACKED_P2P: Final = (7, 2)  # nvme multipath heads and md pass peer memory on
 ZEN_FAMILY: Final = 0x17
+BTF_MAGIC: Final = b"\x9f\xeb"
+BTF_MEMBER: Final = b"\0p2pmem_published\0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,17 @@ class Cpu:
     def passes_peer_to_peer(self) -> bool:
         """``cpu_supports_p2pdma``: AMD since Zen, whatever the root complex. Hygon is another vendor."""
         return self.vendor == "AuthenticAMD" and self.family >= ZEN_FAMILY
+
+
+def has_p2pdma(sysfs: Sysfs, proc: Proc) -> bool | None:
+    """Is the kernel built with CONFIG_PCI_P2PDMA? By its configuration, else by its type information (BTF), which names
+    a member of ``struct pci_p2pdma`` only if there is one; ``None`` if it has neither."""
+    if proc.config:
+        return proc.config_has("CONFIG_PCI_P2PDMA")
+    types = sysfs.data("kernel/btf/vmlinux")
+    if types is None or not types.startswith(BTF_MAGIC):
+        return None
+    return BTF_MEMBER in types
 
 
 def kernel_text(proc: Proc) -> str:

@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from nvmet_p2p.p2p.topology import Device
 
 PCI: Final = "bus/pci/devices"
-GRANULE: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Provider:
     """A device that offers peer memory, or an NVMe drive that does not, with the reason and what to do.
 
-    ``size`` and ``available`` in bytes; ``available`` is what nobody has taken yet (the nvme driver's own submission
-    queues included). ``allocate``: the absolute path to mmap(), ``None`` if there is none. ``code`` names the reason
-    for programs, "ok" if ``usable``.
+    ``size`` and ``available`` in bytes; ``available`` is what nobody has taken yet, neither the nvme driver for its own
+    submission queues nor a data plane for its pool: 0 does not make it unusable for who has it. ``allocate``: the
+    absolute path to mmap(), ``None`` if there is none. ``registered``: the kernel has taken the memory for peers.
+    ``code`` names the reason for programs, "ok" if ``usable``.
     """
 
     bdf: str
@@ -39,6 +39,7 @@ class Provider:
     allocate: str | None = None
     cmb: CmbCaps | None = None
     pmr: PmrCaps | None = None
+    registered: bool = False
     usable: bool = False
     code: str = "ok"
     reason: str = ""
@@ -46,7 +47,7 @@ class Provider:
 
 
 def read_providers(
-    sysfs: Sysfs, proc: Proc, devices: Iterable[Device], registers: Mapping[str, bytes]
+    sysfs: Sysfs, proc: Proc, devices: Iterable[Device], registers: Mapping[str, bytes], p2pdma: bool | None
 ) -> dict[str, Provider]:
     """Every device with a ``p2pmem`` folder, and every NVMe drive."""
     found = {}
@@ -54,8 +55,10 @@ def read_providers(
         has_memory = sysfs.exists(PCI, device.bdf, "p2pmem")
         if has_memory or device.is_nvme:
             cmb, pmr = _buffers(sysfs, device, registers.get(device.bdf, b""))
-            judge = _with_memory if has_memory else _without_memory
-            found[device.bdf] = judge(sysfs, proc, device, cmb, pmr)
+            if has_memory:
+                found[device.bdf] = _with_memory(sysfs, proc, device, cmb, pmr)
+            else:
+                found[device.bdf] = _without_memory(proc, device, cmb, pmr, p2pdma)
     return found
 
 
@@ -84,11 +87,9 @@ def _with_memory(sysfs: Sysfs, proc: Proc, device: Device, cmb: CmbCaps | None, 
         missing = _missing_directions(cmb)
         reason = f"its driver keeps the memory to itself (published is 0){missing}"
         remedy = "none if the drive's CMB does not take data (RDS and WDS); ask its vendor for firmware that does"
-    elif available < GRANULE:
-        code = "nothing-left"
-        reason = f"all of its {size} bytes are taken"
-        remedy = "end the other users, or load nvme with use_cmb_sqes=0 if the kernel's submission queues fill it"
-    return Provider(device.bdf, size, available, published, allocate, cmb, pmr, code == "ok", code, reason, remedy)
+    return Provider(
+        device.bdf, size, available, published, allocate, cmb, pmr, True, code == "ok", code, reason, remedy
+    )
 
 
 def _missing_directions(cmb: CmbCaps | None) -> str:
@@ -98,13 +99,15 @@ def _missing_directions(cmb: CmbCaps | None) -> str:
     return f": CMBSZ has no {' and no '.join(missing)}"
 
 
-def _without_memory(sysfs: Sysfs, proc: Proc, device: Device, cmb: CmbCaps | None, pmr: PmrCaps | None) -> Provider:
-    code, reason, remedy = _why_not(proc, device, cmb)
+def _without_memory(
+    proc: Proc, device: Device, cmb: CmbCaps | None, pmr: PmrCaps | None, p2pdma: bool | None
+) -> Provider:
+    code, reason, remedy = _why_not(proc, device, cmb, p2pdma)
     size = cmb.size if cmb else 0
     return Provider(device.bdf, size=size, cmb=cmb, pmr=pmr, code=code, reason=reason, remedy=remedy)
 
 
-def _why_not(proc: Proc, device: Device, cmb: CmbCaps | None) -> tuple[str, str, str]:
+def _why_not(proc: Proc, device: Device, cmb: CmbCaps | None, p2pdma: bool | None) -> tuple[str, str, str]:
     """Code, reason and remedy for a drive whose CMB, if any, the kernel does not offer."""
     if device.driver != "nvme":
         holder = f"driver {device.driver}" if device.driver else "no driver"
@@ -113,7 +116,7 @@ def _why_not(proc: Proc, device: Device, cmb: CmbCaps | None) -> tuple[str, str,
             f"{holder} has it; only the kernel's nvme driver offers a CMB to others",
             f"bind it: echo {device.bdf} > /sys/bus/pci/drivers/nvme/bind",
         )
-    if proc.config_has("CONFIG_PCI_P2PDMA") is False:
+    if p2pdma is False:
         return (
             "no-p2pdma",
             f"kernel {kernel_text(proc)} is built without CONFIG_PCI_P2PDMA",

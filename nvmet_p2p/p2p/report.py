@@ -62,13 +62,13 @@ def map_document(
     topology: Topology, *, staged: Iterable[Staged] = (), pools: Iterable[PoolState] = ()
 ) -> dict[str, Any]:
     """The whole map: tree, providers, clients, a verdict for each pair of them, pools and namespaces."""
-    providers = [provider for provider in topology.providers.values() if provider.usable or provider.size]
+    providers = [provider for provider in topology.providers.values() if provider.registered]
     clients = shown_clients(topology)
     return {
         "version": VERSION,
         "kernel": {
             "release": topology.proc.osrelease,
-            "p2pdma": topology.proc.config_has("CONFIG_PCI_P2PDMA"),
+            "p2pdma": topology.p2pdma,
             "userspace_p2p": None if topology.proc.kernel is None else topology.proc.kernel >= USERSPACE_P2P,
         },
         "cpu": {**asdict(topology.cpu), "passes_peer_to_peer": topology.cpu.passes_peer_to_peer},
@@ -102,6 +102,7 @@ def provider_document(provider: Provider) -> dict[str, Any]:
         "available": provider.available,
         "published": provider.published,
         "path": provider.allocate,
+        "registered": provider.registered,
         "usable": provider.usable,
         "code": provider.code,
         "reason": provider.reason,

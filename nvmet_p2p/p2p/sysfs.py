@@ -19,6 +19,7 @@ from typing import Final
 BDF: Final = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-1][0-9a-f]\.[0-7]")
 ROOT_BUS: Final = re.compile(r"pci[0-9a-f]{4,8}:[0-9a-f]{2}")
 TEXT_BYTES_MAX: Final = 1 << 16  # no attribute that is read here comes near it
+DATA_BYTES_MAX: Final = 64 << 20  # the kernel's type information is some 5 MiB
 
 
 def normal_bdf(text: str) -> str | None:
@@ -69,6 +70,14 @@ class Sysfs:
             return None
         finally:
             os.close(fd)
+
+    def data(self, *parts: str) -> bytes | None:
+        """All bytes of a file, up to ``DATA_BYTES_MAX``."""
+        try:
+            with open(self.path(*parts), "rb") as file:
+                return file.read(DATA_BYTES_MAX)
+        except OSError:
+            return None
 
     def number(self, *parts: str) -> int | None:
         """An attribute that is one number, decimal or with 0x; ``None`` too if it is something else."""

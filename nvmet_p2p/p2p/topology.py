@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from nvmet_p2p.p2p.acs import Acs, ConfigFacts, PortType, read_facts
-from nvmet_p2p.p2p.kernel_lists import Cpu, ListedBridge, listed
+from nvmet_p2p.p2p.kernel_lists import Cpu, ListedBridge, has_p2pdma, listed
 from nvmet_p2p.p2p.providers import Provider, read_providers
 from nvmet_p2p.p2p.sysfs import BDF, ROOT_BUS, ConfigSpace, Proc, Sysfs
 
@@ -108,7 +108,8 @@ class Topology:
     cpu: Cpu
     devices: Mapping[str, Device]
     host_bridges: Mapping[str, HostBridge]
-    providers: Mapping[str, Provider] = field(default_factory=dict)
+    providers: Mapping[str, Provider]
+    p2pdma: bool | None  # is the kernel built with CONFIG_PCI_P2PDMA?
 
     @classmethod
     def read(cls, sysfs: Sysfs, *, proc: Proc | None = None, registers: Mapping[str, bytes] | None = None) -> Topology:
@@ -127,8 +128,9 @@ class Topology:
             if (device := _read_device(sysfs, bdf, places[bdf], names.get(bdf, ()), config=bdf in wanted)) is not None
         }
         hosts = _host_bridges(devices.values(), proc.kernel)
-        providers = read_providers(sysfs, proc, devices.values(), registers or {})
-        return cls(sysfs, proc, Cpu.parse(proc.cpuinfo), devices, hosts, providers)
+        p2pdma = has_p2pdma(sysfs, proc)
+        providers = read_providers(sysfs, proc, devices.values(), registers or {}, p2pdma)
+        return cls(sysfs, proc, Cpu.parse(proc.cpuinfo), devices, hosts, providers, p2pdma)
 
     def device(self, bdf: str) -> Device | None:
         """The device at that address."""

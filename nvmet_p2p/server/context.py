@@ -8,6 +8,7 @@ from typing import Protocol
 
 from nvmet_p2p.config import Settings
 from nvmet_p2p.dataplane.port import DataPlane
+from nvmet_p2p.server.staging.manager import StagingManager
 from nvmet_p2p.target.config import BdevFacts, ListenAddress, TargetConfig
 
 
@@ -79,6 +80,11 @@ class Context(Protocol):
     @property
     def dataplane(self) -> DataPlane:
         """For its name, its counters and its list of queues only; what changes something goes through ``commit``."""
+        ...
+
+    @property
+    def staging(self) -> StagingManager:
+        """Where data rests; for showing it and for calibrations on demand."""
         ...
 
     async def commit(self, new: TargetConfig) -> None:

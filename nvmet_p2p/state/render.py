@@ -2,9 +2,10 @@
 
 ``{"subsystems": [{"subsystem": "bdev", "config": [{"method", "params"}, ...]}, {"subsystem": "nvmf", ...}]}``. Order
 and keys are SPDK's, so that ``spdk-rpc save_config`` and ``load_config`` work unchanged. What SPDK 26.09 forgets is
-added by calls of its own: the ANA states of listeners. A parameter that is a mere hint, or deprecated, appears only
-where it was given. For each configuration ``c`` that ``operations`` can make, ``replay`` of ``render_config(c)`` on an
-empty one gives ``c`` again.
+added by calls of its own: the ANA states of listeners. What SPDK does not have is added by calls of ours (``p2p_*``):
+emulated pools before the bdevs, which may lie in them, staging policies at the end. A parameter that is a mere hint, or
+deprecated, appears only where it was given. For each configuration ``c`` that ``operations`` can make, ``replay`` of
+``render_config(c)`` on an empty one gives ``c`` again.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from nvmet_p2p.target.config import (
     ListenAddress,
     ListenerConfig,
     NamespaceConfig,
+    StagingConfig,
     SubsystemConfig,
     TargetConfig,
     TransportConfig,
@@ -42,6 +44,9 @@ BATCHED: Final = frozenset(
         "bdev_uring_create",
         "bdev_delay_create",
         "bdev_error_create",
+        "bdev_cmb_create",
+        "p2p_emulated_pool_create",
+        "p2p_set_staging",
         "nvmf_create_subsystem",
         "nvmf_subsystem_add_host",
         "nvmf_subsystem_add_ns",
@@ -141,6 +146,8 @@ def _replay_call(config: TargetConfig, call: Any, new_uuid: Callable[[], str], w
 
 
 def _bdev_calls(config: TargetConfig) -> Iterator[Call]:
+    for pool in config.emulated_pools.values():
+        yield _call("p2p_emulated_pool_create", name=pool.name, bytes=pool.size)
     for bdev in config.bdevs.values():
         yield {"method": f"bdev_{bdev.kind}_create", "params": _bdev_params(bdev)}
         limits = {name: getattr(bdev, name) for name in QOS_LIMITS if getattr(bdev, name)}
@@ -160,6 +167,9 @@ def _bdev_params(bdev: BdevConfig) -> dict[str, Any]:
         if bdev.kind == "malloc":
             params["optimal_io_boundary"] = bdev.optimal_io_boundary
         return params
+    if bdev.kind == "cmb":
+        params |= {"provider": bdev.provider, "num_blocks": bdev.num_blocks, "block_size": bdev.block_size}
+        return params | {"uuid": bdev.uuid}
     if bdev.kind == "error":
         return {"base_name": bdev.base, "uuid": bdev.uuid}
     if bdev.kind == "delay":
@@ -217,6 +227,28 @@ def _nvmf_calls(config: TargetConfig) -> Iterator[Call]:
     for subsystem in subsystems:
         for listener in subsystem.listeners:
             yield from _ana_calls(subsystem, listener)
+    yield from _staging_calls(config, subsystems)
+
+
+def _staging_calls(config: TargetConfig, subsystems: list[SubsystemConfig]) -> Iterator[Call]:
+    """From the widest to the narrowest; what was never set is not mentioned."""
+    if config.staging is not None:
+        yield _call("p2p_set_staging", **_staging_params(config.staging))
+    for subsystem in subsystems:
+        if subsystem.staging is not None:
+            yield _call("p2p_set_staging", nqn=subsystem.nqn, **_staging_params(subsystem.staging))
+        for listener in subsystem.listeners:
+            if listener.staging is not None:
+                address = address_params(listener.address)
+                staging = _staging_params(listener.staging)
+                yield _call("p2p_set_staging", nqn=subsystem.nqn, listen_address=address, **staging)
+        for nsid, namespace in sorted(subsystem.namespaces.items()):
+            if namespace.staging is not None:
+                yield _call("p2p_set_staging", nqn=subsystem.nqn, nsid=nsid, **_staging_params(namespace.staging))
+
+
+def _staging_params(staging: StagingConfig) -> dict[str, Any]:
+    return {"policy": staging.policy, "mode": "strict" if staging.strict else "prefer"}
 
 
 def _call(method: str, **params: Any) -> Call:

@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 import msgspec
 
-BdevKind = Literal["malloc", "null", "aio", "uring", "delay", "error"]
+BdevKind = Literal["malloc", "null", "aio", "uring", "delay", "error", "cmb"]
 QOS_LIMITS: Final = ("rw_ios_per_sec", "rw_mbytes_per_sec", "r_mbytes_per_sec", "w_mbytes_per_sec")
 
 
@@ -22,7 +22,8 @@ class BdevConfig(msgspec.Struct, frozen=True, kw_only=True):
     ``num_blocks`` and ``block_size`` (bytes) are 0 where the file or device decides. ``uuid`` is always set: one that
     the operator did not give is made when the bdev is created and kept from then on. ``base`` is the name of the bdev
     below a delay or error bdev; ``latencies_us`` are those of a delay bdev: average read, p99 read, average write, p99
-    write. The limits (``QOS_LIMITS``) are 0 where there is none.
+    write. ``provider`` is the PCI address of the drive, or the name of the emulated pool, whose memory a cmb bdev is.
+    The limits (``QOS_LIMITS``) are 0 where there is none.
     """
 
     name: str
@@ -38,10 +39,29 @@ class BdevConfig(msgspec.Struct, frozen=True, kw_only=True):
     optimal_io_boundary: int = 0
     base: str = ""
     latencies_us: tuple[int, int, int, int] = (0, 0, 0, 0)
+    provider: str = ""
     rw_ios_per_sec: int = 0
     rw_mbytes_per_sec: int = 0
     r_mbytes_per_sec: int = 0
     w_mbytes_per_sec: int = 0
+
+
+class StagingConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the data of an I/O rests on its way: ``policy`` is "off" (host memory), "auto", or the name of a pool.
+
+    A pool has the PCI address of its provider ("0000:03:00.0") or the name that an emulated one was given. ``strict``:
+    what this asks for was checked when it was set, and an exhausted pool is waited for instead of host memory.
+    """
+
+    policy: str = "auto"
+    strict: bool = False
+
+
+class EmulatedPoolConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """A pool of host memory that is treated as a drive's, for machines without a CMB. ``size`` in bytes."""
+
+    name: str
+    size: int
 
 
 class NamespaceConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +76,7 @@ class NamespaceConfig(msgspec.Struct, frozen=True, kw_only=True):
     no_auto_visible: bool = False
     hosts: tuple[str, ...] = ()  # host NQNs that see a namespace that is not auto visible
     write_protected: bool = False  # as a host has set it last (feature 84h): it outlives power cycles
+    staging: StagingConfig | None = None  # None, here and below: as the next wider one says (``staging.resolve``)
 
 
 class HostConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,6 +100,7 @@ class ListenerConfig(msgspec.Struct, frozen=True, kw_only=True):
     address: ListenAddress
     secure_channel: bool = False
     ana_states: dict[int, str] = {}  # values: "optimized" | "non_optimized" | "inaccessible"
+    staging: StagingConfig | None = None
 
 
 class SubsystemConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,6 +119,7 @@ class SubsystemConfig(msgspec.Struct, frozen=True, kw_only=True):
     namespaces: dict[int, NamespaceConfig] = {}
     hosts: dict[str, HostConfig] = {}
     listeners: tuple[ListenerConfig, ...] = ()
+    staging: StagingConfig | None = None
 
 
 class TransportConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,6 +176,8 @@ class TargetConfig(msgspec.Struct, frozen=True, kw_only=True):
     bdevs: dict[str, BdevConfig] = {}
     subsystems: dict[str, SubsystemConfig] = {}
     referrals: tuple[ReferralConfig, ...] = ()
+    emulated_pools: dict[str, EmulatedPoolConfig] = {}
+    staging: StagingConfig | None = None
 
 
 class BdevFacts(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,11 +13,27 @@ ControllerKey = int  # unique for the life of the process; a cntlid is unique in
 
 
 @dataclass(frozen=True, slots=True)
+class Placement:
+    """The pools in which the payload of Read, Write and Copy rests on its way; ``""`` is host memory.
+
+    ``strict``: an exhausted pool is waited for.
+    """
+
+    read: str = ""
+    write: str = ""
+    copy: str = ""
+    strict: bool = False
+
+
+IN_HOST_MEMORY = Placement()
+
+
+@dataclass(frozen=True, slots=True)
 class NamespaceView:
     """A namespace as one controller sees it: what the data plane needs to serve its I/O.
 
     ``ana_state`` is the value of the ANA log page (1 optimized, 2 non-optimized, 3 inaccessible, 4 persistent loss,
-    0Fh change) for the listener that the controller came through.
+    0Fh change) for the listener that the controller came through. ``placement`` is the one of namespace and listener.
     """
 
     nsid: int
@@ -25,6 +41,7 @@ class NamespaceView:
     anagrpid: int
     ana_state: int = 1
     write_protected: bool = False
+    placement: Placement = IN_HOST_MEMORY
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from nvmet_p2p.errors import OperatorError
 from nvmet_p2p.target import requests_bdev as req
 from nvmet_p2p.target.config import BdevConfig, BdevKind, TargetConfig
 from nvmet_p2p.target.operations import NVMF_OPERATIONS, Change, Operation, bdevs_on, find_bdev
+from nvmet_p2p.target.operations_staging import operations as staging_operations
 from nvmet_p2p.target.operations_vbdev import operations as vbdev_operations
 from nvmet_p2p.target.request_types import Request
 from nvmet_p2p.target.validate import failed, name_fault, parse_uuid
@@ -194,6 +195,7 @@ BDEV_OPERATIONS: Final[Mapping[str, Operation]] = {
     "bdev_uring_create": Operation(req.UringCreate, create_uring),
     "bdev_uring_delete": Operation(req.BdevName, _delete_of("uring")),
     **vbdev_operations(_create, lambda kind: Operation(req.BdevName, _delete_of(kind))),
+    **staging_operations(_create, lambda kind: Operation(req.BdevName, _delete_of(kind)), _check_size),
 }
 
 OPERATIONS: Final[Mapping[str, Operation]] = {**BDEV_OPERATIONS, **NVMF_OPERATIONS}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from nvmet_p2p.target.config import BdevFacts, ListenAddress, SubsystemConfig
-from nvmet_p2p.target.visible import Comparison, Sight, Visible
+from nvmet_p2p.target.visible import Comparison, Placements, Sight, Visible
 
 if TYPE_CHECKING:
     from nvmet_p2p.target.controller import Controller
@@ -52,8 +52,15 @@ class Subsystem:
         """What a controller of this host, through this listener, sees now."""
         return self._sight.of(hostnqn, listener, bdevs, self._protection)
 
+    def place(self, placements: Placements) -> bool:
+        """Where payload rests from now on; False if that is where it rested before. Then ``refresh``."""
+        if self._sight.placements == placements:
+            return False
+        self._sight.placements = placements
+        return True
+
     def refresh(self) -> None:
-        """The configuration, a back end or a write protection has changed: every controller takes it over."""
+        """Configuration, back end, write protection or placement have changed: every controller takes it over."""
         self._sight.forget()
         comparison = Comparison()
         for controller in list(self.controllers.values()):

@@ -21,6 +21,7 @@ from nvmet_p2p.target.features import Done
 from nvmet_p2p.target.queue import PeerAddress, Queue
 from nvmet_p2p.target.subsystem import Subsystem
 from nvmet_p2p.target.validate import DISCOVERY_NQN
+from nvmet_p2p.target.visible import Placements
 from nvmet_p2p.wire.spec import ControllerType
 from nvmet_p2p.wire.sqe import Sqe
 
@@ -102,6 +103,7 @@ class Target:
         self._keys = count(1)
         self._timers: list[tuple[float, ControllerKey]] = []  # heap; entries may be out of date
         self._port_ids: dict[ListenAddress, int] = {}
+        self._placements: dict[str, Placements] = {}
         self._admin_total = 0
         self._io_total = 0
         self._adopt_subsystems(config)
@@ -302,6 +304,14 @@ class Target:
             self.bdevs[name] = facts
         self._refresh(self._on({name}))
 
+    def place(self, placements: Mapping[str, Placements], now: float) -> None:
+        """Where the payload of each subsystem's namespaces rests from now on, by NQN. Hosts do not notice."""
+        del now
+        self._placements = dict(placements)
+        self._refresh(
+            [subsystem for nqn, subsystem in self._subsystems.items() if subsystem.place(placements.get(nqn, {}))]
+        )
+
     def _on(self, names: set[str]) -> list[Subsystem]:
         """The subsystems that have a namespace on one of these back ends."""
         return [subsystem for subsystem in self._subsystems.values() if not names.isdisjoint(subsystem.bdev_names)]
@@ -364,6 +374,7 @@ class Target:
             known = self._subsystems.get(nqn)
             if known is None:
                 self._subsystems[nqn] = Subsystem(subsystem)
+                self._subsystems[nqn].place(self._placements.get(nqn, {}))
             elif known.config is not subsystem and known.config != subsystem:
                 known.replace_config(subsystem)
                 changed.add(nqn)

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from nvmet_p2p.target import access
 from nvmet_p2p.target.access import Namespace
 from nvmet_p2p.target.config import BdevFacts, ListenAddress, SubsystemConfig
-from nvmet_p2p.target.effects import NamespaceView
+from nvmet_p2p.target.effects import IN_HOST_MEMORY, NamespaceView, Placement
 
+Placements = Mapping[tuple[int, ListenAddress], Placement]  # by NSID and listener; host memory where there is none
 AnaGroups = dict[int, tuple[int, tuple[int, ...]]]  # ANA group identifier -> (state, NSIDs), ascending
 
 
@@ -78,6 +79,7 @@ class Sight:
 
     def __init__(self, config: SubsystemConfig) -> None:
         self._shared: dict[tuple[ListenAddress, frozenset[int]], Visible] = {}
+        self.placements: Placements = {}
         self.replace_config(config)
 
     def replace_config(self, config: SubsystemConfig) -> None:
@@ -94,7 +96,7 @@ class Sight:
         self.forget()
 
     def forget(self) -> None:
-        """A back end or a write protection is another one."""
+        """A back end, a write protection or a placement is another one."""
         self._shared.clear()
 
     def of(
@@ -133,6 +135,7 @@ class Sight:
                 anagrpid=namespace.config.anagrpid,
                 ana_state=ana[namespace.config.anagrpid][0],
                 write_protected=namespace.write_protected,
+                placement=self.placements.get((nsid, listener), IN_HOST_MEMORY),
             )
             for nsid, namespace in namespaces.items()
             if namespace.facts is not None

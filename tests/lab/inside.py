@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.lab.lab import Guest, Result
+from tests.lab.runtime import PYTHON
 from tests.support.daemon import RpcError
 
 ADDRESS = "127.0.0.2"  # 127.0.0.1 is the host's (guest/loopback)
@@ -28,7 +29,7 @@ PORT = 4420
 START_S = 60.0  # bound on a start under emulation on a loaded machine
 SOCKET = "/run/nvmet-p2p/rpc.sock"
 STATE = "/run/nvmet-p2p/state"
-COMMAND = [f"{sys.prefix}/bin/python", "-m", "nvmet_p2p"]
+COMMAND = [PYTHON, "-m", "nvmet_p2p"]
 
 
 class Unreachable(Exception):
@@ -203,7 +204,7 @@ class InsideTarget:
 
     def spdk_rpc(self, *words: str, timeout: float = 60.0, check: bool = True) -> Result:
         """The ``spdk-rpc`` command of the PyPI package in the guest."""
-        line = [f"{sys.prefix}/bin/python", f"{sys.prefix}/bin/spdk-rpc", "-s", SOCKET, *words]
+        line = [PYTHON, f"{sys.prefix}/bin/spdk-rpc", "-s", SOCKET, *words]
         return self.guest.run(f"exec target-enter {shlex.join(line)}", timeout=timeout, check=check)
 
     # Configuration

@@ -32,6 +32,8 @@ from tests.lab.debian import ImageError, disk_image, run
 from tests.lab.image import part
 
 ROOT = Path(__file__).resolve().parents[2]
+PYTHON = f"{sys.prefix}/bin/python"
+"""The interpreter behind ``target-enter``."""
 STDLIB_LEFT_OUT = {
     "site-packages", "dist-packages", "test", "tests", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3",
     "pydoc_data", "distutils",

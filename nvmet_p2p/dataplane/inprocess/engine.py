@@ -25,6 +25,7 @@ from nvmet_p2p.dataplane.port import (
     RdmaStatus,
 )
 from nvmet_p2p.errors import InvariantError, OperatorError
+from nvmet_p2p.state.journal import Journals
 from nvmet_p2p.target.config import QOS_LIMITS, BdevConfig, BdevFacts, ListenAddress, TransportConfig
 from nvmet_p2p.target.effects import ControllerKey, ControllerView
 
@@ -44,8 +45,10 @@ class InProcessDataPlane:
 
     name = "inprocess"
     slow = True
+    pools = None
 
-    def __init__(self) -> None:
+    def __init__(self, journals: Journals | None = None) -> None:
+        self._journals = journals
         self._events: DataPlaneEvents | None = None
         self._backends: dict[str, Backend] = {}
         self._opening: set[str] = set()
@@ -72,12 +75,14 @@ class InProcessDataPlane:
     async def bdev_create(self, config: BdevConfig) -> BdevFacts:
         if config.name in self._backends or config.name in self._opening:
             raise OperatorError(-errno.EEXIST, f"bdev {config.name} exists already")
-        if config.kind in ("delay", "error"):
+        if config.kind in ("delay", "error", "cmb"):
             raise OperatorError(-errno.EOPNOTSUPP, f"bdev {config.name} of kind {config.kind}: {ONLY_NATIVE}")
         if any(getattr(config, limit) for limit in QOS_LIMITS):
             log.warning("bdev.unlimited", bdev=config.name, note=f"its limits do not hold: {ONLY_NATIVE}")
         self._opening.add(config.name)
         try:
+            if self._journals is not None:
+                await asyncio.to_thread(self._journals.restore, config)
             bdev = await open_bdev(config)
         except OSError as error:
             raise _operator_error(error, f"bdev {config.name}: cannot open {config.filename or config.kind}") from error

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from nvmet_p2p.dataplane.port import IoStat
 from nvmet_p2p.target.config import QOS_LIMITS, BdevConfig, BdevFacts
-from nvmet_p2p.target.effects import ControllerView
+from nvmet_p2p.target.effects import ControllerView, Placement
 
 LATENCIES: Final = ("avg_read", "p99_read", "avg_write", "p99_write")
 Call = tuple[str, dict[str, Any]]
@@ -35,6 +35,13 @@ def create_bdev(config: BdevConfig) -> Call:
         case "delay":
             params = {"name": config.name, "base_bdev_name": config.base}
             params |= {f"{name}_latency": us for name, us in zip(LATENCIES, config.latencies_us, strict=True)}
+        case "cmb":
+            params = {
+                "name": config.name,
+                "pool": config.provider,
+                "block_size": config.block_size,
+                "num_blocks": config.num_blocks,
+            }
         case "error":
             params = {"base_name": config.base}
     return f"bdev_{config.kind}_create", params | {"uuid": config.uuid}
@@ -85,10 +92,18 @@ def set_controller(view: ControllerView) -> dict[str, Any]:
                 "anagrpid": namespace.anagrpid,
                 "ana_state": namespace.ana_state,
                 "write_protected": namespace.write_protected,
+                **_placement(namespace.placement),
             }
             for namespace in view.namespaces.values()
         ],
     }
+
+
+def _placement(placement: Placement) -> dict[str, Any]:
+    """The pools of a namespace's payload; what is not named is host memory."""
+    named = {"read_pool": placement.read, "write_pool": placement.write, "copy_pool": placement.copy}
+    given: dict[str, Any] = {key: name for key, name in named.items() if name}
+    return given | {"strict": True} if given and placement.strict else given
 
 
 def iostat_of(shown: dict[str, Any]) -> IoStat:

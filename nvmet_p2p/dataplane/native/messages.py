@@ -58,6 +58,7 @@ class Kind(IntEnum):
     RDMA_ADOPT = 21
     RDMA_CLOSE = 22
     RDMA_CLOSED = 23
+    POOL_LOST = 8
 
 
 class Feature(IntFlag):
@@ -176,7 +177,15 @@ class RdmaClosed:
 
 
 RdmaMessage = RdmaConnected | RdmaCapsule | RdmaData | RdmaClosed
-Message = Hello | Adopted | QueueClosed | Upcall | BdevChanged | RdmaMessage
+@dataclass(frozen=True, slots=True)
+class PoolLost:
+    """The memory of a pool is gone."""
+
+    name: str
+    why: str
+
+
+Message = Hello | Adopted | QueueClosed | Upcall | BdevChanged | PoolLost | RdmaMessage
 
 
 def _build(kind: Kind, *parts: bytes) -> bytes:
@@ -322,6 +331,9 @@ def _parse_body(kind: int, packet: bytes) -> Message:
         case Kind.RDMA_CLOSED:
             (conn,) = _RDMA_CONN.unpack_from(packet, at)
             return RdmaClosed(conn, packet[at + _RDMA_CONN.size :].decode(errors="replace"))
+        case Kind.POOL_LOST:
+            name, _, why = packet[at:].decode(errors="replace").partition("\0")
+            return PoolLost(name, why)
         case _:
             raise ChannelError(f"a message of type {kind} from the data plane")
 

@@ -26,6 +26,7 @@ from nvmet_p2p.dataplane.native.messages import (
     Adopted,
     BdevChanged,
     Message,
+    PoolLost,
     QueueClosed,
     RdmaCapsule,
     RdmaClosed,
@@ -34,6 +35,7 @@ from nvmet_p2p.dataplane.native.messages import (
     Upcall,
     build_upcall_done,
 )
+from nvmet_p2p.dataplane.native.pools import NativePools
 from nvmet_p2p.dataplane.native.rdma import RdmaSide
 from nvmet_p2p.dataplane.native.rpc import LinkLostError
 from nvmet_p2p.dataplane.port import (
@@ -46,6 +48,7 @@ from nvmet_p2p.dataplane.port import (
     RdmaStatus,
 )
 from nvmet_p2p.errors import InvariantError, NvmeStatusError, OperatorError
+from nvmet_p2p.state.journal import Journals
 from nvmet_p2p.target.config import BdevConfig, BdevFacts, ListenAddress, TransportConfig
 from nvmet_p2p.target.effects import ControllerKey, ControllerView
 from nvmet_p2p.wire.sqe import Sqe
@@ -80,8 +83,10 @@ class NativeDataPlane:
 
     slow = False
 
-    def __init__(self, options: LaunchOptions, *, name: str = "native") -> None:
+    def __init__(self, options: LaunchOptions, *, name: str = "native", journals: Journals | None = None) -> None:
         self.name = name
+        self._pools = NativePools(self._call)
+        self._journals = journals
         self._options = options
         self._events: DataPlaneEvents | None = None
         self._helper: Helper | None = None
@@ -98,12 +103,19 @@ class NativeDataPlane:
         self._leaving: set[tuple[ControllerKey, int]] = set()  # disconnected: the helper closes them by itself
         self._rdma = RdmaSide(self._call)
         self._past: dict[ControllerKey, int] = {}  # commands of queues that are closed
+        self._lost: dict[str, None] = {}  # back ends whose file or device is gone, to be closed; layers first
+        self._tasks: set[asyncio.Task[None]] = set()  # what their changes have set off
         self._iostat: dict[str, IoStat] = {}
         self._outstanding: dict[tuple[ControllerKey, int], int] = {}
         self._refreshing = asyncio.Lock()
         self._restarts = 0
         self._last_exit = ""
         self._up_since = 0.0
+
+    @property
+    def pools(self) -> NativePools | None:
+        """``None`` before ``launch``, and where the data plane is an older one without pools."""
+        return self._pools if self._pools.supported else None
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -113,6 +125,7 @@ class NativeDataPlane:
         self._up_since = time.monotonic()
         try:
             shown = await helper.call("bdev_get_bdevs")
+            await self._pools.empty(helper.call)
         except LinkLostError as error:
             await helper.end()
             raise OperatorError(-errno.ENOTCONN, f"the native data plane does not start: {error}") from error
@@ -130,7 +143,7 @@ class NativeDataPlane:
         self._refresher = asyncio.create_task(self._watch(), name="data plane counters")
 
     async def stop(self) -> None:
-        for task in (self._supervisor, self._refresher):
+        for task in (self._supervisor, self._refresher, *self._tasks):
             if task is not None:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
@@ -186,6 +199,7 @@ class NativeDataPlane:
             if queue.adopted:
                 self._tell().queue_closed(queue.key, queue.qid, f"the data plane is gone: {reason}")
         self._rdma.lost(f"the data plane is gone: {reason}")
+        self._lost.clear()
         self._leaving.clear()
         self._adopting.clear()
         self._outstanding.clear()
@@ -213,6 +227,7 @@ class NativeDataPlane:
 
     async def _refill(self, helper: Helper) -> None:
         """Gives the model to a new helper: the same calls as when it was made."""
+        lost = await self._pools.refill(helper.call)
         found = {entry["name"]: entry for entry in await helper.call("bdev_get_bdevs")}
         configs = list(self._bdevs.values())
         answers = await asyncio.gather(
@@ -227,6 +242,9 @@ class NativeDataPlane:
                 raise answer
             else:
                 self._tell().bdev_changed(config.name, answer)
+        await self._pools.allow_again(helper.call)
+        for name, reason in lost.items():
+            self._tell().pool_lost(name, reason)
         self._stale = set(self._views)
         while self._stale:
             view = self._views.get(self._stale.pop())
@@ -284,6 +302,8 @@ class NativeDataPlane:
             case RdmaConnected() | RdmaCapsule() | RdmaData() | RdmaClosed():
                 if self._helper is not None:  # else we are stopping
                     self._rdma.received(message, self._helper.channel, self._tell())
+            case PoolLost():
+                self._tell().pool_lost(message.name, message.why)
 
     def _upcall(self, message: Upcall) -> None:
         helper = self._helper
@@ -302,19 +322,37 @@ class NativeDataPlane:
 
     def _bdev_changed(self, message: BdevChanged) -> None:
         config = self._bdevs.get(message.name)
-        if config is None:
+        if config is None or message.name in self._lost:
             return
-        if not message.present:
+        if message.present:
+            task = asyncio.create_task(self._read_facts(config), name=f"facts of {message.name}")
+        else:
             self._tell().bdev_changed(message.name, None)
-            return
+            self._lost[message.name] = None
+            if len(self._lost) > 1:
+                return  # the task is at it
+            task = asyncio.create_task(self._close_lost(), name="close what is lost")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-        async def read() -> None:
-            with contextlib.suppress(OperatorError):
-                (shown,) = await self._call("bdev_get_bdevs", {"name": config.name})
-                if config.name in self._bdevs:
-                    self._tell().bdev_changed(config.name, calls.facts_of(config, shown))
+    async def _read_facts(self, config: BdevConfig) -> None:
+        with contextlib.suppress(OperatorError):
+            (shown,) = await self._call("bdev_get_bdevs", {"name": config.name})
+            if shown.get("flush_failed"):
+                note = "writes may have been lost: Flush and FUA fail until bdev_aio_rescan"
+                log.error("bdev.flush_failed", bdev=config.name, note=note)
+            if config.name in self._bdevs and config.name not in self._lost:
+                self._tell().bdev_changed(config.name, calls.facts_of(config, shown))
 
-        self._reading = asyncio.create_task(read(), name=f"facts of {message.name}")
+    async def _close_lost(self) -> None:
+        """Closes what is gone, in the order in which it was told, so that it can be opened when it is back."""
+        while self._lost:
+            name = next(iter(self._lost))
+            try:
+                await self.bdev_delete(name)
+            except OperatorError as error:
+                log.error("bdev.not_closed", bdev=name, reason=error.message)
+            self._lost.pop(name, None)
 
     # -- calls -------------------------------------------------------------------------------------------------------
 
@@ -343,6 +381,8 @@ class NativeDataPlane:
 
     async def _create(self, helper: Helper, config: BdevConfig, shown: dict[str, Any] | None) -> BdevFacts:
         if shown is None or not calls.is_same_bdev(config, shown):
+            if self._journals is not None:
+                await asyncio.to_thread(self._journals.restore, config)
             method, params = calls.create_bdev(config)
             shown = await helper.call(method, params)
         assert shown is not None
@@ -367,6 +407,7 @@ class NativeDataPlane:
         if config is None:
             raise OperatorError(-errno.ENODEV, f"bdev {name} does not exist")
         self._iostat.pop(name, None)
+        self._pools.forget_bdev(name)
         try:
             await self._call(f"bdev_{config.kind}_delete", {"name": name})
         except OperatorError as error:
@@ -525,6 +566,9 @@ class NativeDataPlane:
                 with contextlib.suppress(OperatorError):  # one was deleted meanwhile: the next time, then
                     answer = await self._call("bdev_get_iostat", {"names": some}, wait=False)
                     self._iostat.update({shown["name"]: calls.iostat_of(shown) for shown in answer["bdevs"]})
+            if self._pools.names() and self.connected:
+                with contextlib.suppress(OperatorError):
+                    self._pools.keep_counters(await self._call("p2p_get_staging", wait=False))
             if self._queues and self.connected:
                 with contextlib.suppress(OperatorError):
                     shown = await self._call("p2p_get_queues", wait=False)

@@ -31,6 +31,7 @@ PRODUCTS: Final[dict[BdevKind, str]] = {
     "uring": "URING bdev",
     "delay": "delay",
     "error": "Error Injection Disk",
+    "cmb": "Controller memory buffer",
 }
 NO_CHANNELS = "there is one channel"
 ResetMode = Literal["all", "maxmin", "error", "none"]
@@ -171,6 +172,8 @@ def _driver_specific(bdev: BdevConfig) -> dict[str, Any]:
         latencies = zip(LATENCY_TYPES, bdev.latencies_us, strict=True)
         shown = {"name": bdev.name, "base_bdev_name": bdev.base, "uuid": bdev.uuid}
         return {"delay": shown | {f"{name}_latency": us for name, us in latencies}}
+    if bdev.kind == "cmb":
+        return {"cmb": {"provider": bdev.provider, "volatile": True}}
     if bdev.kind == "error":
         return {"error_disk": {"base_bdev": bdev.base}}
     return {}

@@ -14,6 +14,7 @@ from nvmet_p2p.target.operations_bdev import OPERATIONS, with_uuid
 from nvmet_p2p.target.request_types import Request
 from nvmet_p2p.target.requests_bdev import AioCreate, UringCreate
 from nvmet_p2p.target.requests_nvmf import AddListener
+from nvmet_p2p.target.requests_staging import SetStaging
 from nvmet_p2p.target.validate import INVALID_PARAMS
 
 EXISTS = "the name or UUID is taken (-17)"
@@ -68,6 +69,41 @@ _ABOUT: Final[dict[str, tuple[str, str, dict[int, str]]]] = {
         {-17: EXISTS, -19: "there is no such base", -1: "the base is in use", -95: "the data plane has none"},
     ),
     "bdev_error_delete": ("Delete an error bdev, and the namespace on it.", TRUE, {-19: "there is no such bdev"}),
+    "bdev_cmb_create": (
+        "Make a bdev of a provider's memory: small, fast, volatile. Native data plane only.",
+        NAME,
+        {
+            -17: EXISTS,
+            -19: "there is no such provider",
+            -22: "a size is not possible",
+            -12: "the provider has not so much memory left",
+            -95: "the data plane has none",
+        },
+    ),
+    "bdev_cmb_delete": ("Delete a bdev on a provider's memory, and the namespace on it.", TRUE, {-19: "there is none"}),
+    "p2p_emulated_pool_create": (
+        "Make a pool of host memory that is treated as a drive's CMB: for trying it out, and for tests. It is no "
+        "peer-to-peer, and everything that shows it says so. `auto` never chooses it.",
+        "name of the pool",
+        {-17: "there is one of that name", -28: "there are too many", -95: "the data plane has no pools"},
+    ),
+    "p2p_emulated_pool_delete": (
+        "Delete an emulated pool that nothing names any more.",
+        TRUE,
+        {-19: "there is none", -16: "a policy names it, or a bdev is on it"},
+    ),
+    "p2p_set_staging": (
+        "Set where the data of reads, writes and copies rests on its way: for the target, a subsystem, one of its "
+        "listeners or one of its namespaces. The narrowest that was set holds: namespace, listener, subsystem, target. "
+        "p2p_get_staging shows what comes of it.",
+        TRUE,
+        {
+            -19: "there is no such provider (strict) or emulated pool",
+            -22: "strict: the pool is smaller than the largest transfer, or data did not come back as written",
+            -95: "strict: the data plane has no pools, or the back end is not on a drive that could reach one",
+            -113: "strict: a drive of the back end cannot reach the provider",
+        },
+    ),
     "bdev_set_qos_limit": (
         "Limit the I/O of a bdev. What is not given stays. Native data plane only.",
         TRUE,
@@ -134,7 +170,7 @@ _ABOUT: Final[dict[str, tuple[str, str, dict[int, str]]]] = {
         {-32603: "there is no such listener or group, or the subsystem has no ana_reporting"},
     ),
 }
-_RESULT_TYPES: Final[dict[str, Any]] = {NAME: str, "the namespace's ID": int, TRUE: bool}
+_RESULT_TYPES: Final[dict[str, Any]] = {NAME: str, "name of the pool": str, "the namespace's ID": int, TRUE: bool}
 
 
 def _handler(name: str) -> Handler:
@@ -150,6 +186,8 @@ def _handler(name: str) -> Handler:
                 if isinstance(request, AddListener):  # SPDK's code where the address cannot be bound
                     raise OperatorError(INVALID_PARAMS, f"params.listen_address: {error.message}") from None
                 raise
+            if isinstance(request, SetStaging):
+                await context.staging.settled()
         return change.result
 
     return handle
@@ -171,7 +209,7 @@ CHANGES: Final = tuple(
         result_type=_RESULT_TYPES[result],
         changes=True,
         errors=errors,
-        spdk=not name.startswith("p2p_"),
+        spdk=not name.startswith(("p2p_", "bdev_cmb_")),
     )
     for name, (summary, result, errors) in _ABOUT.items()
 )

@@ -52,6 +52,9 @@ class Events:
     def listener_lost(self, address: ListenAddress, reason: str) -> None:
         raise AssertionError("this engine has no NVMe/RDMA")
 
+    def pool_lost(self, name: str, why: str) -> None:
+        raise AssertionError("this engine has no pools")
+
     def io_command(self, key: int, qid: int, sqe: Sqe) -> None:
         raise AssertionError("this engine decides every command by itself")
 

@@ -10,7 +10,7 @@ import struct
 import sys
 from typing import Any
 
-DONE = {"bdev_get_bdevs": [], "spdk_get_version": {"version": "fake"}}
+DONE = {"bdev_get_bdevs": [], "spdk_get_version": {"version": "fake"}, "p2p_get_pools": []}
 
 
 def packet(kind: int, body: bytes, version: int = 1) -> bytes:

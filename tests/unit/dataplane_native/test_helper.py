@@ -42,6 +42,9 @@ class Events:
     def listener_lost(self, address: ListenAddress, reason: str) -> None:
         raise AssertionError("nothing is listened on")
 
+    def pool_lost(self, name: str, why: str) -> None:
+        raise AssertionError("there is no pool")
+
     def io_command(self, key: int, qid: int, sqe: Sqe) -> None:
         raise AssertionError("no queue is open")
 

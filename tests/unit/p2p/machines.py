@@ -360,3 +360,21 @@ def chassis(root: Path, drives: int = 24, per_switch: int = 6, cmb: int = 512 * 
             number += 1
         machine.nic(f"0000:{base + 2 + per_switch:02x}:00.0", ports[per_switch], f"eth{index}", numa=socket)
     return machine
+
+
+def illustration(root: Path) -> Machine:
+    """Two sockets that trust only themselves, a switch below each, the second with ACS redirection."""
+    machine = Machine(root, XEON.replace("6338", "E5-2697 v3"), kernel="6.12.107")
+    for socket, bus in enumerate(("pci0000:00", "pci0000:80")):
+        machine.host(bus, HASWELL_E)
+        base = 0x80 * socket
+        first = machine.root_port(f"0000:{base:02x}:02.0", bus, (0x8086, 0x2F04))
+        ports = machine.switch(first, base + 1, 4, REDIRECT if socket else 0)
+        machine.nvme(f"0000:{base + 3:02x}:00.0", ports[0], socket * 4, cmb=256 * MIB, numa=socket)
+        free = 40 * MIB if socket else None
+        machine.nvme(f"0000:{base + 4:02x}:00.0", ports[1], socket * 4 + 1, cmb=64 * MIB, numa=socket, available=free)
+        machine.nvme(f"0000:{base + 5:02x}:00.0", ports[2], socket * 4 + 2, numa=socket)
+        machine.nic(f"0000:{base + 6:02x}:00.0", ports[3], f"eth{socket}", numa=socket)
+        second = machine.root_port(f"0000:{base:02x}:03.0", bus, (0x8086, 0x2F08))
+        machine.nvme(f"0000:{base + 8:02x}:00.0", second, socket * 4 + 3, cmb=2 * MIB * (1 - socket), numa=socket)
+    return machine

@@ -257,6 +257,54 @@ def test_an_absent_device_is_a_reason(tmp_path: Path) -> None:
         assert "0000:99:00.0" in verdict.reason
 
 
+REFUSED = "EINVAL"
+RECORDED = {
+    # Linux 7.2.12 in QEMU, -cpu Nehalem: an O_DIRECT read of each drive into 4 KiB of each provider's memory.
+    "0000:00:06.0": (0, REFUSED, REFUSED, REFUSED, REFUSED, REFUSED),
+    "0000:03:00.0": (REFUSED, 0, 4, 4, REFUSED, REFUSED),
+    "0000:04:00.0": (REFUSED, 4, 0, 4, REFUSED, REFUSED),
+    "0000:06:00.0": (REFUSED, REFUSED, REFUSED, REFUSED, 0, REFUSED),
+}
+RECORDED_TRUSTED = {
+    # The same with an AMD CPU of family 23 and an IOMMU, so that the root ports' ACS redirects: every read went well.
+    "0000:00:06.0": (0, 5, 5, 5, 3, 3),
+    "0000:03:00.0": (5, 0, 4, 4, 6, 6),
+    "0000:04:00.0": (5, 4, 0, 4, 6, 6),
+    "0000:06:00.0": (3, 6, 6, 6, 0, 4),
+}
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "acs", "recorded"),
+    [(machines.XEON, 0, RECORDED), (machines.AMD_ZEN, machines.REDIRECT, RECORDED_TRUSTED)],
+)
+def test_what_a_kernel_did_on_the_same_tree(
+    tmp_path: Path, cpuinfo: str, acs: int, recorded: dict[str, tuple[int | str, ...]]
+) -> None:
+    """The kernel says yes or no; the numbers beside its yes are the hops counted by hand."""
+    machine = machines.Machine(tmp_path, cpuinfo)
+    machine.nvme("0000:00:06.0", machine.host("pci0000:00"), 0, cmb=64 * machines.MIB)
+    for port in ("0000:00:10.0", "0000:00:11.0", "0000:00:12.0"):
+        machine.root_port(port, "pci0000:00", (0x1B36, 0x000C), acs=acs)
+    ports = machine.switch("0000:00:10.0", 1, 3, None)
+    for number, (bdf, under, cmb) in enumerate(
+        (
+            ("0000:03:00.0", ports[0], 64),
+            ("0000:04:00.0", ports[1], 64),
+            ("0000:05:00.0", ports[2], 0),
+            ("0000:06:00.0", "0000:00:11.0", 64),
+            ("0000:07:00.0", "0000:00:12.0", 0),
+        ),
+        1,
+    ):
+        machine.nvme(bdf, under, number, cmb=cmb * machines.MIB)
+    topology = machine.topology()
+    drives = [bdf for bdf, device in topology.devices.items() if device.is_nvme]
+    for provider, answers in recorded.items():
+        for client, answer in zip(drives, answers, strict=True):
+            assert distance(topology, provider, client).kernel_distance == (-1 if answer == REFUSED else answer)
+
+
 @st.composite
 def trees(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[int, ...], bool]:
     """For each new bridge its parent (0: the root bus), for each drive its bridge, and whether the CPU is trusted."""

@@ -8,19 +8,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from nvmet_p2p.clock import SystemClock
 from nvmet_p2p.config import Settings
 from nvmet_p2p.dataplane.port import DataPlane, DataPlaneStatus, IoStat, RdmaStatus
 from nvmet_p2p.errors import OperatorError
 from nvmet_p2p.server.context import ControllerInfo, QpairInfo, QueueStats
 from nvmet_p2p.server.dispatcher import Dispatcher
 from nvmet_p2p.server.methods import METHODS
+from nvmet_p2p.server.staging.manager import StagingManager, Surroundings
 from nvmet_p2p.state import reconcile
+from nvmet_p2p.state.journal import Journals
 from nvmet_p2p.target.config import BdevConfig, BdevFacts, ListenAddress, TargetConfig
 
 
 class FakeDataPlane:
     name = "fake"
     slow = True
+    pools = None
 
     def __init__(self) -> None:
         self.stats: dict[str, IoStat] = {}
@@ -48,6 +52,13 @@ class FakeDataPlane:
         self.stats[name] = IoStat()
 
 
+class FakeStaging(StagingManager):
+    """Decides nothing by itself; without pools unless a test gives it some."""
+
+    async def settled(self, limit_s: float = 0.0) -> bool:
+        return True
+
+
 class FakeContext:
     """Implements ``server.context.Context``. ``files`` maps a path to its size in bytes."""
 
@@ -65,10 +76,27 @@ class FakeContext:
         self.qpair_list: list[QpairInfo] = []
         self.stats = QueueStats()
         self._uuids = 0
+        around = Surroundings(
+            model=lambda: (self.config, self.facts),
+            place=lambda _: None,
+            settle=self.settle_nothing,
+            gone=lambda _: None,
+            broken=lambda _: None,
+        )
+        self.staging: StagingManager = FakeStaging(
+            self.settings, None, SystemClock(), Journals(self.settings.state_dir), around
+        )
+
+    async def settle_nothing(self) -> None:
+        """No placement is ever waited for."""
 
     @property
     def settings(self) -> Settings:
-        return Settings(rpc_socket=Path("/run/test/rpc.sock"), state_dir=Path("/var/lib/test"))
+        return Settings(
+            rpc_socket=Path("/run/test/rpc.sock"),
+            state_dir=Path("/var/lib/test"),
+            sysfs_root=Path("/nonexistent/sys"),
+        )
 
     @property
     def bdev_facts(self) -> Mapping[str, BdevFacts]:

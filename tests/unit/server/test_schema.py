@@ -81,6 +81,8 @@ PROMISED = """
     p2p_subsystem_set_controller_model
     bdev_delay_create bdev_delay_delete bdev_delay_update_latency bdev_error_create bdev_error_delete
     bdev_error_inject_error bdev_set_qos_limit bdev_enable_histogram bdev_get_histogram
+    bdev_cmb_create bdev_cmb_delete p2p_set_staging p2p_get_staging p2p_get_pools p2p_get_providers p2p_get_map
+    p2p_doctor p2p_explain p2p_calibrate p2p_emulated_pool_create p2p_emulated_pool_delete
     rpc.discover
 """
 

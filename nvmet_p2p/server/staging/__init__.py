@@ -1,0 +1,1 @@
+"""Keeps pools, permissions and placements in step with the configuration, the machine and the data plane."""

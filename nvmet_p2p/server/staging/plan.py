@@ -1,0 +1,251 @@
+"""Which pools the configuration asks for, place by place: what is wanted, and what speaks for each pool. No I/O but
+sysfs and stat(2).
+
+A *place* is a namespace as seen through a listener: the policies of both may differ, and so may what is near them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from nvmet_p2p.p2p import choice as choices
+from nvmet_p2p.p2p.choice import Calibration, Candidate, Choice
+from nvmet_p2p.p2p.clients import Client, Refusal, drives_of, nics_of
+from nvmet_p2p.p2p.policy import Effective, StagingPolicy, effective
+from nvmet_p2p.p2p.topology import Topology
+from nvmet_p2p.server.staging.watch import inode
+from nvmet_p2p.target.config import (
+    BdevConfig,
+    ListenAddress,
+    ListenerConfig,
+    NamespaceConfig,
+    StagingConfig,
+    SubsystemConfig,
+    TargetConfig,
+    TransportConfig,
+)
+
+GRANULE: Final = 4096
+FILES: Final = frozenset({"aio", "uring"})
+_OPTIMIST: Final = Calibration(verified=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A namespace through a listener; ``listener`` is ``None`` where the subsystem has none yet."""
+
+    nqn: str
+    nsid: int
+    listener: ListenAddress | None
+
+    def __str__(self) -> str:
+        via = f" at {self.listener.traddr}:{self.listener.trsvcid}" if self.listener is not None else ""
+        return f"namespace {self.nsid} of {self.nqn}{via}"
+
+
+@dataclass(frozen=True, slots=True)
+class Backing:
+    """What a namespace's data lies on. ``bdev``: the lowest one, for which pools are allowed.
+
+    ``clients`` do its DMA; ``refusal`` says why no drive's memory can serve it. ``in_memory``: it has no file or device
+    at all, so nothing of it is ever staged. ``identity`` names the drives and the file, and changes with either.
+    """
+
+    bdev: str
+    filename: str = ""
+    clients: tuple[Client, ...] = ()
+    refusal: Refusal | None = None
+    in_memory: bool = False
+    identity: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """What is to be decided for a place. ``near``: NICs of the listener. ``mdts``: bytes of the largest transfer."""
+
+    place: Place
+    bdev: str
+    backing: Backing
+    effective: Effective
+    near: tuple[Client, ...] = ()
+    mdts: int = 0
+
+    @property
+    def policy(self) -> StagingPolicy:
+        return self.effective.policy
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """The pools as far as a decision depends on them, by name; sizes in bytes.
+
+    ``mapped``: those that exist. ``lost``, ``failed``: those that are gone, or could not be had, with the reason.
+    """
+
+    mapped: Mapping[str, int]
+    lost: Mapping[str, str]
+    failed: Mapping[str, str]
+    emulated: Mapping[str, int]
+
+
+def policy_of(staging: StagingConfig | None) -> StagingPolicy | None:
+    """A policy of the configuration as ``p2p`` has it."""
+    return None if staging is None else StagingPolicy(staging.policy, staging.strict)
+
+
+def effective_policy(
+    config: TargetConfig,
+    subsystem: SubsystemConfig,
+    namespace: NamespaceConfig,
+    listener: ListenerConfig | None,
+    default: str,
+) -> Effective:
+    """The policy that counts. ``default``: that of the settings, where the target has none."""
+    found = effective(
+        namespace=policy_of(namespace.staging),
+        listener=policy_of(listener.staging) if listener is not None else None,
+        subsystem=policy_of(subsystem.staging),
+        target=policy_of(config.staging),
+    )
+    return Effective(StagingPolicy(default), "default") if found.level == "default" else found
+
+
+def largest_transfer(config: TargetConfig, listener: ListenAddress | None) -> int:
+    """MDTS in bytes of controllers that come through a listener."""
+    trtype = listener.trtype if listener is not None else "TCP"
+    return (config.transports.get(trtype) or TransportConfig(trtype=trtype)).max_io_size
+
+
+def places(
+    config: TargetConfig, default: str
+) -> Iterator[tuple[Place, NamespaceConfig, Effective, ListenerConfig | None]]:
+    """Every place with its policy, always in the same order."""
+    for nqn, subsystem in config.subsystems.items():
+        listeners: tuple[ListenerConfig | None, ...] = subsystem.listeners or (None,)
+        for nsid, namespace in sorted(subsystem.namespaces.items()):
+            for listener in listeners:
+                place = Place(nqn, nsid, listener.address if listener is not None else None)
+                yield place, namespace, effective_policy(config, subsystem, namespace, listener, default), listener
+
+
+def lowest(config: TargetConfig, name: str) -> BdevConfig:
+    """The bdev at the bottom of a stack of delay and error bdevs."""
+    bdev = config.bdevs[name]
+    while bdev.base:
+        bdev = config.bdevs[bdev.base]
+    return bdev
+
+
+class Surveyor:
+    """Looks at one topology; what it has found out of a file or an address once, it knows."""
+
+    def __init__(self, topology: Topology) -> None:
+        self.topology = topology
+        self._backings: dict[str, Backing] = {}
+        self._nics: dict[str, tuple[Client, ...]] = {}
+
+    def wants(self, config: TargetConfig, default: str) -> list[Want]:
+        """What is to be decided, in the order of ``places``. Blocking."""
+        return [
+            Want(
+                place=place,
+                bdev=namespace.bdev_name,
+                backing=self.backing(lowest(config, namespace.bdev_name)),
+                effective=policy,
+                near=self.nics(place.listener.traddr) if place.listener is not None else (),
+                mdts=largest_transfer(config, place.listener),
+            )
+            for place, namespace, policy, _ in places(config, default)
+        ]
+
+    def nics(self, traddr: str) -> tuple[Client, ...]:
+        """The NICs of an address; none if they are not known."""
+        if traddr not in self._nics:
+            found = nics_of(self.topology, traddr)
+            self._nics[traddr] = () if isinstance(found, Refusal) else found
+        return self._nics[traddr]
+
+    def backing(self, bdev: BdevConfig) -> Backing:
+        """What a lowest bdev lies on."""
+        if bdev.name not in self._backings:
+            self._backings[bdev.name] = self._look(bdev)
+        return self._backings[bdev.name]
+
+    def _look(self, bdev: BdevConfig) -> Backing:
+        if bdev.kind not in FILES:
+            reason = f"its back end {bdev.name!r} is memory (of kind {bdev.kind}), so no drive does DMA for it"
+            refusal = Refusal("memory", reason, "put the namespace on a block device of a drive")
+            return Backing(bdev.name, refusal=refusal, in_memory=True)
+        found = drives_of(self.topology, bdev.filename)
+        refused = found if isinstance(found, Refusal) else None
+        clients = found.clients if isinstance(found, Refusal) else found
+        return Backing(
+            bdev.name, bdev.filename, clients, refused, identity=_identity(self.topology, bdev.filename, clients)
+        )
+
+    def candidates(
+        self, want: Want, holdings: Holdings, calibrations: Mapping[str, Calibration]
+    ) -> tuple[Candidate, ...]:
+        """Every pool for a place. ``free`` is what the pool has at all: a choice must not change with the I/O."""
+        found = choices.candidates_for(
+            self.topology,
+            want.backing.clients,
+            near=want.near,
+            free=holdings.mapped,
+            calibrations=calibrations,
+            lost=holdings.lost,
+            emulated=holdings.emulated,
+        )
+        return tuple(self._adapt(candidate, want, holdings) for candidate in found)
+
+    def _adapt(self, candidate: Candidate, want: Want, holdings: Holdings) -> Candidate:
+        """What ``p2p`` cannot know: how much of it we hold, and what we could not get."""
+        name = candidate.pool
+        size = holdings.mapped.get(name)
+        if size is not None:
+            candidate = replace(candidate, bytes=size - GRANULE)  # one granule holds what the pool is known by
+        elif name in holdings.failed and name not in holdings.lost:
+            candidate = replace(candidate, usable=False, reason=holdings.failed[name], remedy="it is tried again")
+        refusal = want.backing.refusal
+        if refusal is not None and candidate.kind == "p2pmem" and candidate.usable:
+            candidate = replace(candidate, usable=False, reason=refusal.reason, remedy=refusal.remedy)
+        return candidate
+
+
+def next_pool(candidates: tuple[Candidate, ...], want: Want, load: Mapping[str, int]) -> str | None:
+    """The pool that would be taken if everything not measured yet turned out well."""
+    hopeful = (
+        replace(candidate, calibration=_OPTIMIST) if candidate.calibration is None else candidate
+        for candidate in candidates
+    )
+    choice = choices.choose(hopeful, want.policy, load, mdts_bytes=want.mdts)
+    return choice.copy
+
+
+def in_memory(want: Want) -> Choice:
+    """The choice for a back end in memory. Only a namespace's own strict policy is at odds with it."""
+    refusal = want.backing.refusal
+    assert refusal is not None
+    at_odds = want.policy.strict and want.effective.level == "namespace"
+    return Choice(want.policy, reason=f"host memory: {refusal.reason}", refused=refusal if at_odds else None)
+
+
+def without_pools(want: Want, code: str, reason: str, remedy: str) -> Choice:
+    """The choice where no pool can be looked for."""
+    refused = Refusal(code, reason, remedy) if want.policy.strict else None
+    return Choice(want.policy, reason=f"host memory: {reason}", refused=refused)
+
+
+def _identity(topology: Topology, filename: str, clients: tuple[Client, ...]) -> str:
+    drives = " ".join(
+        f"{client.bdf}.{inode(Path(topology.sysfs.path('bus/pci/devices', client.bdf)))}" for client in clients
+    )
+    try:
+        found = os.stat(filename)
+    except OSError:
+        return f"{filename} absent {drives}"
+    return f"{filename} {found.st_dev}.{found.st_ino}.{found.st_rdev} {drives}".rstrip()
