@@ -124,7 +124,7 @@ struct channel_rdma_capsule { /* then icd_len bytes */
 	uint32_t icd_len;
 } __attribute__((packed));
 
-struct channel_rdma_fetch { /* of the oldest unanswered capsule with that CID */
+struct channel_rdma_fetch { /* of the newest unanswered capsule with that CID */
 	uint64_t conn;
 	uint16_t cid;
 	uint16_t reserved;

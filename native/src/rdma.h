@@ -47,12 +47,12 @@ int dp_rdma_unlisten(const char *traddr, const char *trsvcid, const char *adrfam
 json_t *dp_rdma_devices(void);
 json_t *dp_rdma_info(void);
 
-/* H2C data of the oldest unanswered capsule with that CID: events.data follows. */
+/* H2C data of the newest unanswered capsule with that CID: events.data follows. */
 void dp_rdma_fetch(uint64_t conn, uint16_t cid, uint32_t length);
 
 #define DP_RDMA_REPLY_CLOSE 1u /* the connection ends when the response has left */
 #define DP_RDMA_REPLY_LAST 2u  /* the response follows the data; without: more data comes */
-#define DP_RDMA_REPLY_DROP 4u  /* no response */
+#define DP_RDMA_REPLY_DROP 4u  /* no response; the oldest capsule with that CID, the others mean the newest */
 void dp_rdma_reply(uint64_t conn, const uint8_t cqe[16], uint32_t flags, uint32_t offset, const void *data, uint32_t len);
 void dp_rdma_close(uint64_t conn);
 

@@ -195,14 +195,15 @@ bool rdma_ctl_tick(void)
 
 /* -- capsules in */
 
-static struct capsule *oldest(struct rdma_conn *c, uint16_t cid)
+/* Of unanswered ones with a CID that is in flight twice, the one that was answered with Command ID Conflict is the newest. */
+static struct capsule *capsule_of(struct rdma_conn *c, uint16_t cid, bool newest)
 {
 	struct capsule *found = NULL;
 
 	for (uint32_t i = 0; i < c->entries; i++) {
 		struct capsule *capsule = &c->ctl->capsules[i];
 
-		if (capsule->used && capsule->cid == cid && (!found || capsule->number < found->number))
+		if (capsule->used && capsule->cid == cid && (!found || (capsule->number > found->number) == newest))
 			found = capsule;
 	}
 	return found;
@@ -470,7 +471,7 @@ void rdma_ctl_undo(struct rdma_conn *c)
 void dp_rdma_fetch(uint64_t conn, uint16_t cid, uint32_t length)
 {
 	struct rdma_conn *c = find(conn);
-	struct capsule *capsule = c ? oldest(c, cid) : NULL;
+	struct capsule *capsule = c ? capsule_of(c, cid, true) : NULL;
 	struct order *order;
 
 	if (!c || c->ctl->ending)
@@ -500,7 +501,7 @@ static void answered(struct rdma_conn *c, struct capsule *capsule)
 void dp_rdma_reply(uint64_t conn, const uint8_t cqe[16], uint32_t flags, uint32_t offset, const void *data, uint32_t len)
 {
 	struct rdma_conn *c = find(conn);
-	struct capsule *capsule = c ? oldest(c, get16(cqe + 12)) : NULL;
+	struct capsule *capsule = c ? capsule_of(c, get16(cqe + 12), !(flags & DP_RDMA_REPLY_DROP)) : NULL;
 	struct order *order;
 
 	if (!c || c->ctl->ending)
