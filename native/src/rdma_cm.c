@@ -101,7 +101,6 @@ struct request_data {
 	uint8_t bytes[CM_REQUEST_BYTES];
 	size_t len;
 	uint8_t host_ird; /* RDMA READs that the host serves at a time */
-	uint8_t rnr_retry;
 };
 
 static enum cm_status judge(const struct request_data *data, const struct listener *l, const char **why)
@@ -296,7 +295,6 @@ static void on_channel(struct loop_source *source, uint32_t ready)
 		else
 			data.len = 0;
 		data.host_ird = param->initiator_depth;
-		data.rnr_retry = param->rnr_retry_count;
 		rdma_ack_cm_event(event); /* what it names may be destroyed from now on */
 		on_event(type, id, listen_id, &data);
 	}

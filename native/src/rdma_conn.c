@@ -117,7 +117,12 @@ static int build(struct rdma_conn *c, const struct rdma_conn_params *params)
 	uint32_t slots = c->entries + 2u;
 	int rc;
 
-	c->sq_max = min_u32(3u * (c->entries + SPARE_REQS), (uint32_t)attr->max_qp_wr);
+	c->sq_max = 3u * (c->entries + SPARE_REQS);
+	if (c->sq_max < 2 * RDMA_BATCH)
+		c->sq_max = 2 * RDMA_BATCH;
+	c->sq_max = min_u32(c->sq_max, (uint32_t)attr->max_qp_wr);
+	if (c->sq_max < RDMA_BATCH || (uint64_t)c->max_message * (RDMA_BATCH - 1) < TRANSFER_BYTES_MAX)
+		return -EOPNOTSUPP; /* a command's data and response are posted together */
 	if (slots > (uint32_t)attr->max_qp_wr || c->sq_max + slots + 1 > (uint32_t)attr->max_cqe)
 		return -E2BIG;
 	rc = make_memory(c, params, slots);

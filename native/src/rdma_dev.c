@@ -258,20 +258,34 @@ static bool has_odp(struct ibv_context *verbs)
 	return ibv_query_device_ex(verbs, NULL, &ex) == 0 && ex.odp_caps.general_caps & IBV_ODP_SUPPORT;
 }
 
+/* Memory that others export as a dma-buf: a driver that takes them finds that this is none, another refuses at once. */
+static bool has_dmabuf(struct ibv_context *verbs)
+{
+	struct ibv_pd *pd = ibv_alloc_pd(verbs);
+	struct ibv_mr *mr = pd ? ibv_reg_dmabuf_mr(pd, 0, 4096, 0, -1, IBV_ACCESS_LOCAL_WRITE) : NULL;
+	bool known = pd && !mr && errno == EBADF;
+
+	if (pd)
+		ibv_dealloc_pd(pd);
+	return known;
+}
+
 static json_t *device_row(struct ibv_device *device)
 {
 	struct ibv_context *verbs = ibv_open_device(device);
 	struct ibv_device_attr attr = { 0 };
 	struct rdma_dev *dev;
 	json_t *shown;
-	bool odp = false;
+	bool odp = false, dmabuf = false;
 
-	if (verbs && ibv_query_device(verbs, &attr) == 0)
+	if (verbs && ibv_query_device(verbs, &attr) == 0) {
 		odp = has_odp(verbs);
-	shown = json_pack("{s:s, s:i, s:i, s:i, s:i, s:b, s:b}", "name", ibv_get_device_name(device), "max_qp", attr.max_qp,
+		dmabuf = has_dmabuf(verbs);
+	}
+	shown = json_pack("{s:s, s:i, s:i, s:i, s:i, s:b, s:b, s:b}", "name", ibv_get_device_name(device), "max_qp", attr.max_qp,
 			  "max_sge", attr.max_sge, "max_rd_atomic", attr.max_qp_init_rd_atom, "max_srq", attr.max_srq,
 			  "remote_invalidate", (attr.device_cap_flags & IBV_DEVICE_MEM_MGT_EXTENSIONS) != 0, "on_demand_paging",
-			  odp);
+			  odp, "dma_buf", dmabuf);
 	LIST_FOREACH(dev, &devs, link)
 		if (strcmp(ibv_get_device_name(dev->verbs->device), ibv_get_device_name(device)) == 0) {
 			add_counters(shown, dev);

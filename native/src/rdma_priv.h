@@ -62,6 +62,8 @@ struct rdma_dev {
 #define RDMA_WR_INDEX(id) ((uint32_t)((id) >> 3))
 #define RDMA_WR(kind, index) ((uint64_t)(index) << 3 | (kind))
 
+#define RDMA_BATCH 32u /* work requests that are posted together */
+
 struct rdma_ctl; /* rdma_ctl.c */
 struct rdma_io;  /* rdma_queue.c */
 

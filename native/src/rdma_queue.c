@@ -16,8 +16,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define BATCH 32u
-
 /* H2C data of one command on its way; outlives its request when that is aborted. */
 struct rdma_read {
 	STAILQ_ENTRY(rdma_read) link; /* due, or free */
@@ -52,8 +50,8 @@ struct rdma_io {
 	bool raw_due; /* the answer to Connect */
 	uint8_t raw[16];
 
-	struct ibv_send_wr wrs[BATCH];
-	struct ibv_sge sges[BATCH];
+	struct ibv_send_wr wrs[RDMA_BATCH];
+	struct ibv_sge sges[RDMA_BATCH];
 	uint32_t n_wrs;
 
 	bool error, draining, over, stuck;
@@ -113,7 +111,7 @@ static struct ibv_send_wr *next_wr(struct rdma_io *io, uint64_t ident, enum ibv_
 	struct ibv_send_wr *wr = &io->wrs[io->n_wrs];
 	struct ibv_sge *sge = &io->sges[io->n_wrs++];
 
-	assert(io->n_wrs <= BATCH);
+	assert(io->n_wrs <= RDMA_BATCH);
 	*wr = (struct ibv_send_wr){ .wr_id = ident, .sg_list = sge, .num_sge = 1, .opcode = opcode };
 	io->c->sq_used++;
 	return wr;
@@ -168,12 +166,12 @@ static bool answer(struct rdma_io *io, struct request *rq)
 	struct qpair *q = io->q;
 	uint32_t index = (uint32_t)(rq - q->reqs), n = pieces(io->c, rq->tx_len) + 1;
 
-	assert(n <= BATCH && !io->send_wrs[index]);
+	assert(n <= RDMA_BATCH && !io->send_wrs[index]);
 	if (io->c->sq_used + n > io->c->sq_max) {
 		counter_add(&io->c->count->pending_write, 1);
 		return false;
 	}
-	if (io->n_wrs + n > BATCH)
+	if (io->n_wrs + n > RDMA_BATCH)
 		post(io);
 	assert(rq->filled >= rq->tx_len);
 	for (uint32_t at = 0; at < rq->tx_len; at += io->c->max_message) {
@@ -280,7 +278,7 @@ static void fetches(struct rdma_io *io)
 			counter_add(&c->count->pending_read, 1);
 			return;
 		}
-		if (io->n_wrs == BATCH)
+		if (io->n_wrs == RDMA_BATCH)
 			post(io);
 		if (io->q->ending != END_NONE)
 			return;

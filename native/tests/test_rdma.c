@@ -316,6 +316,16 @@ static void test_too_many_connections(void **state)
 	assert_int_equal(get16(peer->answer + 2), 6);
 }
 
+static void test_device_with_messages_that_are_too_small(void **state)
+{
+	struct fake_peer *peer;
+
+	fv.max_msg = 4096;
+	peer = request(0, 16);
+	AWAIT(peer->gone);
+	assert_int_equal(get16(peer->answer + 2), 6);
+}
+
 static void test_listening(void **state)
 {
 	assert_int_equal(dp_rdma_listen(&options, err), -EEXIST);
@@ -644,19 +654,19 @@ static void test_reads_keep_to_the_initiator_depth(void **state)
 static void test_split_to_the_device_s_messages(void **state)
 {
 	struct fake_peer *peer;
-	static uint8_t copy[65536];
+	static uint8_t copy[131072];
 
-	fv.max_msg = 16384;
+	fv.max_msg = 36864;
 	peer = queue(1);
 	memcpy(copy, fv.host, sizeof(copy));
-	io(peer, OPC_WRITE, 2, 0, 65536, 0, 0x40);
+	io(peer, OPC_WRITE, 2, 0, 131072, 0, 0x40);
 	assert_int_equal(status_of(peer, 2), 0);
 	assert_int_equal(peer->reads, 4);
-	memset(fv.host, 0, 65536);
-	io(peer, OPC_READ, 3, 0, 65536, 0, 0x40);
+	memset(fv.host, 0, 131072);
+	io(peer, OPC_READ, 3, 0, 131072, 0, 0x40);
 	assert_int_equal(status_of(peer, 3), 0);
 	assert_int_equal(peer->writes, 4);
-	assert_memory_equal(fv.host, copy, 65536);
+	assert_memory_equal(fv.host, copy, 131072);
 }
 
 static void test_abort_while_data_is_on_its_way(void **state)
@@ -815,6 +825,7 @@ int main(void)
 		TEST(test_accepted),
 		TEST(test_initiator_depth_is_the_device_s_at_most),
 		TEST(test_too_many_connections),
+		TEST(test_device_with_messages_that_are_too_small),
 		TEST(test_listening),
 		TEST(test_device_that_goes_and_comes_back),
 		TEST(test_capsules_of_the_control_plane),
