@@ -177,6 +177,8 @@ class RdmaClosed:
 
 
 RdmaMessage = RdmaConnected | RdmaCapsule | RdmaData | RdmaClosed
+
+
 @dataclass(frozen=True, slots=True)
 class PoolLost:
     """The memory of a pool is gone."""

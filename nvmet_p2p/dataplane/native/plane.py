@@ -36,7 +36,7 @@ from nvmet_p2p.dataplane.native.messages import (
     build_upcall_done,
 )
 from nvmet_p2p.dataplane.native.pools import NativePools
-from nvmet_p2p.dataplane.native.rdma import RdmaSide
+from nvmet_p2p.dataplane.native.rdma import RdmaMethods, RdmaSide
 from nvmet_p2p.dataplane.native.rpc import LinkLostError
 from nvmet_p2p.dataplane.port import (
     DataPlaneEvents,
@@ -45,11 +45,10 @@ from nvmet_p2p.dataplane.port import (
     QueueHandoff,
     QueueStat,
     RdmaHandoff,
-    RdmaStatus,
 )
 from nvmet_p2p.errors import InvariantError, NvmeStatusError, OperatorError
 from nvmet_p2p.state.journal import Journals
-from nvmet_p2p.target.config import BdevConfig, BdevFacts, ListenAddress, TransportConfig
+from nvmet_p2p.target.config import BdevConfig, BdevFacts
 from nvmet_p2p.target.effects import ControllerKey, ControllerView
 from nvmet_p2p.wire.sqe import Sqe
 
@@ -78,7 +77,7 @@ class _Queue:
     adopted: bool = False
 
 
-class NativeDataPlane:
+class NativeDataPlane(RdmaMethods):
     """See the module. All methods are called on one event loop."""
 
     slow = False
@@ -467,22 +466,6 @@ class NativeDataPlane:
     def connected(self) -> bool:
         """A helper is there, perhaps without the whole model yet."""
         return self._helper is not None and not self._helper.lost.done() and self._helper.rpc is not None
-
-    # -- NVMe/RDMA ---------------------------------------------------------------------------------------------------
-
-    async def transport_create(self, config: TransportConfig) -> None:
-        if config.trtype == "RDMA":
-            await self._rdma.check(config)
-
-    async def listen(self, address: ListenAddress, config: TransportConfig) -> None:
-        await self._rdma.listen(address, config)
-
-    async def unlisten(self, address: ListenAddress) -> None:
-        with contextlib.suppress(OperatorError):  # it does not listen any more in any case
-            await self._rdma.unlisten(address)
-
-    async def rdma_status(self) -> RdmaStatus:
-        return await self._rdma.status()
 
     # -- queues ------------------------------------------------------------------------------------------------------
 

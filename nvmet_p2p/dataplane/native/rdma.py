@@ -6,6 +6,7 @@ and which session gets what comes on which connection. All of a helper's connect
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -148,6 +149,26 @@ class RdmaSide:
         connections, self._connections = self._connections, {}
         for _, receiver in connections.values():
             receiver.closed(reason)
+
+
+class RdmaMethods:
+    """The part of ``NativeDataPlane`` that is about NVMe/RDMA alone."""
+
+    _rdma: RdmaSide
+
+    async def transport_create(self, config: TransportConfig) -> None:
+        if config.trtype == "RDMA":
+            await self._rdma.check(config)
+
+    async def listen(self, address: ListenAddress, config: TransportConfig) -> None:
+        await self._rdma.listen(address, config)
+
+    async def unlisten(self, address: ListenAddress) -> None:
+        with contextlib.suppress(OperatorError):  # it does not listen any more in any case
+            await self._rdma.unlisten(address)
+
+    async def rdma_status(self) -> RdmaStatus:
+        return await self._rdma.status()
 
 
 def address_params(address: ListenAddress) -> dict[str, Any]:
