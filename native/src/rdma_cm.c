@@ -258,12 +258,11 @@ static void on_event(enum rdma_cm_event_type type, struct rdma_cm_id *id, struct
 			refuse(id, CM_RESOURCES, "the listener is gone");
 		break;
 	case RDMA_CM_EVENT_DEVICE_REMOVAL:
-		if (is_listener(context)) {
+		rdma_dev_removed(id->verbs); /* before its last identifier goes */
+		if (is_listener(context))
 			listener_down(context);
-		} else if (context) {
-			rdma_dev_removed(id->verbs);
+		else if (context)
 			conn_lost(context, "the RDMA device is gone");
-		}
 		break;
 	case RDMA_CM_EVENT_DISCONNECTED:
 		if (context && !is_listener(context))

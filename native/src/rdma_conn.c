@@ -194,12 +194,12 @@ void rdma_conn_free(struct rdma_conn *c)
 	}
 	if (c->channel)
 		ibv_destroy_comp_channel(c->channel);
-	if (c->id)
-		rdma_destroy_id(c->id);
+	rdma_rx_fini(&c->own_rx);
 	rdma_ctl_delete(c);
 	rdma_queue_delete(c);
-	rdma_rx_fini(&c->own_rx);
 	rdma_dev_put(c->dev);
+	if (c->id) /* the last one of a device that is gone closes it */
+		rdma_destroy_id(c->id);
 	free(c);
 }
 

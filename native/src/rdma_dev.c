@@ -5,6 +5,7 @@
  */
 #include "rdma_priv.h"
 
+#include <arpa/inet.h>
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -12,7 +13,7 @@
 #include <sys/epoll.h>
 
 #define CTL_POOL_BYTES (8u << 20)
-#define SRQ_LIMIT_PART 16 /* of the slots: fewer are left, and it is counted */
+#define GIDS_MAX 16
 
 static LIST_HEAD(, rdma_dev) devs = LIST_HEAD_INITIALIZER(devs);
 struct staging rdma_ctl_pool;
@@ -270,6 +271,27 @@ static bool has_dmabuf(struct ibv_context *verbs)
 	return known;
 }
 
+/* IP addresses of its first port, as its table of GIDs has them. */
+static json_t *addresses(struct ibv_context *verbs)
+{
+	json_t *shown = json_array();
+	char text[INET6_ADDRSTRLEN], last[INET6_ADDRSTRLEN] = "";
+	union ibv_gid gid;
+
+	for (int i = 0; verbs && i < GIDS_MAX && ibv_query_gid(verbs, 1, i, &gid) == 0; i++) {
+		const struct in6_addr *in6 = (const struct in6_addr *)(const void *)gid.raw;
+		const bool v4 = IN6_IS_ADDR_V4MAPPED(in6);
+
+		if (IN6_IS_ADDR_UNSPECIFIED(in6) ||
+		    !inet_ntop(v4 ? AF_INET : AF_INET6, v4 ? (const void *)(gid.raw + 12) : in6, text, sizeof(text)) ||
+		    strcmp(text, last) == 0) /* RoCE v1 and v2 have an entry each */
+			continue;
+		memcpy(last, text, sizeof(last));
+		json_array_append_new(shown, json_string(text));
+	}
+	return shown;
+}
+
 static json_t *device_row(struct ibv_device *device)
 {
 	struct ibv_context *verbs = ibv_open_device(device);
@@ -286,6 +308,7 @@ static json_t *device_row(struct ibv_device *device)
 			  "max_sge", attr.max_sge, "max_rd_atomic", attr.max_qp_init_rd_atom, "max_srq", attr.max_srq,
 			  "remote_invalidate", (attr.device_cap_flags & IBV_DEVICE_MEM_MGT_EXTENSIONS) != 0, "on_demand_paging",
 			  odp, "dma_buf", dmabuf);
+	json_object_update_new(shown, json_pack("{s:b, s:o}", "present", 1, "addresses", addresses(verbs)));
 	LIST_FOREACH(dev, &devs, link)
 		if (strcmp(ibv_get_device_name(dev->verbs->device), ibv_get_device_name(device)) == 0) {
 			add_counters(shown, dev);

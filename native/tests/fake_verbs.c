@@ -406,6 +406,16 @@ struct ibv_context *ibv_open_device(struct ibv_device *of)
 	return &context;
 }
 
+int ibv_query_gid(struct ibv_context *of, uint8_t port, int index, union ibv_gid *gid)
+{
+	static const union ibv_gid v4 = {.raw = {[10] = 0xFF, [11] = 0xFF, [12] = 10, [15] = 1}};
+
+	(void)of;
+	(void)port;
+	*gid = v4;
+	return index < 2 ? 0 : -1;
+}
+
 int ibv_close_device(struct ibv_context *of)
 {
 	(void)of;

@@ -805,6 +805,8 @@ static void test_what_can_be_read_back(void **state)
 	devices = dp_rdma_devices();
 	row = json_array_get(json_object_get(devices, "devices"), 0);
 	assert_string_equal(json_string_value(json_object_get(row, "name")), "fake0");
+	assert_int_equal(json_array_size(json_object_get(row, "addresses")), 1);
+	assert_string_equal(json_string_value(json_array_get(json_object_get(row, "addresses"), 0)), "10.0.0.1");
 	assert_int_equal(json_integer_value(json_object_get(row, "rdma_writes")), 1);
 	assert_int_equal(json_integer_value(json_object_get(row, "connections")), 1);
 	assert_true(json_integer_value(json_object_get(row, "requests")) >= 2);
