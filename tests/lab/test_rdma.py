@@ -112,7 +112,7 @@ def connect(*options: str, queues: int = 1, trtype: str = "rdma", traddr: str = 
 
 
 def healthy(done: Result) -> None:
-    """As ``quiet``. A dummy network device has no speed; a Keep Alive may be under way when a slow guest disconnects."""
+    """As ``quiet``; a dummy device has no speed, and a Keep Alive may be under way when a slow guest disconnects."""
     quiet(done, allow="speed is unknown|long keepalive RTT|failed nvme_keep_alive_end_io error=4")
 
 
