@@ -16,6 +16,7 @@ from nvmet_p2p.p2p.distance import Verdict, distance
 from nvmet_p2p.p2p.kernel_lists import USERSPACE_P2P, kernel_text
 from nvmet_p2p.p2p.policy import OFF
 from nvmet_p2p.p2p.providers import Provider
+from nvmet_p2p.p2p.rdma import reaches
 from nvmet_p2p.p2p.report import VERSION, PoolState, Staged, shown_clients
 from nvmet_p2p.p2p.topology import Device, Topology
 
@@ -48,6 +49,7 @@ def doctor_document(
         *_machine(topology),
         *_memory(topology, pools),
         *_reach(topology),
+        *_rdma(topology),
         *_pools(pools),
         *(finding for entry in staged for finding in _namespace(entry)),
     ]
@@ -181,6 +183,17 @@ def _doubt_remedy(code: str, found: Sequence[Verdict]) -> str:
     if code == "iommu-above-switch":
         return "p2p_calibrate compares data in both directions before a pool is used; intel_iommu/amd_iommu=off ends it"
     return "none needed: a provider on the drive's own node is preferred"
+
+
+def _rdma(topology: Topology) -> Iterator[Finding]:
+    """Why an RDMA device does not move data to and from a CMB by itself; each kind once for a device."""
+    refused: dict[tuple[str, str, str, str], list[str]] = {}
+    for reach in reaches(topology):
+        if not reach.ok:
+            key = (reach.code, reach.device.name, reach.reason, reach.remedy)
+            refused.setdefault(key, []).append(reach.provider)
+    for (code, name, reason, remedy), providers in refused.items():
+        yield Finding("note", code, f"RDMA device {name} and provider {_several(providers)}", reason, remedy)
 
 
 def _pools(pools: Sequence[PoolState]) -> Iterator[Finding]:

@@ -110,7 +110,7 @@ async def _rdma(context: Context) -> dict[str, Any]:
         "available": status.built,
         "reason": status.reason,
         "devices": [
-            {"name": device.get("name", ""), "present": not device.get("removed", False),
+            {"name": device.get("name", ""), "present": bool(device.get("present", not device.get("removed", False))),
              "addresses": list(device.get("addresses", ()))}
             for device in status.devices
         ],

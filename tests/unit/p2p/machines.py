@@ -223,6 +223,14 @@ class Machine:
         self.link(f"class/net/{name}", place)
         return bdf
 
+    def rdma(self, name: str, bdf: str | None) -> None:
+        """An RDMA device on a PCI function, or (soft RoCE) on none."""
+        above = self.places[bdf] if bdf else self.root / "devices/virtual"
+        place = self.write(above / "infiniband" / name, node_type="1: CA")
+        if bdf:
+            (place / "device").symlink_to(os.path.relpath(above, place))
+        self.link(f"class/infiniband/{name}", place)
+
     def stack(self, name: str, *lower: str) -> None:
         """A bond, bridge or VLAN over other interfaces."""
         place = self.write(self.root / "devices/virtual/net" / name, operstate="up")
