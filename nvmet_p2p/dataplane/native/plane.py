@@ -33,6 +33,7 @@ from nvmet_p2p.dataplane.native.messages import (
 )
 from nvmet_p2p.dataplane.native.pools import NativePools
 from nvmet_p2p.dataplane.native.rpc import LinkLostError
+from nvmet_p2p.dataplane.native.views import ViewSender
 from nvmet_p2p.dataplane.port import DataPlaneEvents, DataPlaneStatus, IoStat, QueueHandoff, QueueStat
 from nvmet_p2p.errors import InvariantError, NvmeStatusError, OperatorError
 from nvmet_p2p.state.journal import Journals
@@ -72,7 +73,7 @@ class NativeDataPlane:
 
     def __init__(self, options: LaunchOptions, *, name: str = "native", journals: Journals | None = None) -> None:
         self.name = name
-        self._pools = NativePools(self._call)
+        self._pools = NativePools(self._call, self._allowed_now)
         self._journals = journals
         self._options = options
         self._events: DataPlaneEvents | None = None
@@ -85,6 +86,7 @@ class NativeDataPlane:
         self._found: dict[str, dict[str, Any]] = {}  # back ends of a helper that ran before us, not asked for yet
         self._views: dict[ControllerKey, ControllerView] = {}
         self._stale: set[ControllerKey] = set()  # views that the helper which is being filled does not have
+        self._sender = ViewSender(self._pools, self._bdevs)
         self._queues: dict[ControllerKey, dict[int, _Queue]] = {}
         self._adopting: dict[int, _Queue] = {}  # by token
         self._leaving: set[tuple[ControllerKey, int]] = set()  # disconnected: the helper closes them by itself
@@ -236,7 +238,7 @@ class NativeDataPlane:
             if view is None:
                 continue
             try:
-                await helper.call("p2p_controller_set", calls.set_controller(view))
+                await self._sender.send(helper, view)
             except OperatorError as error:  # it names a back end that is absent now: another view is on its way
                 log.warning("controller.refused", controller=view.key, reason=error.message)
 
@@ -429,10 +431,18 @@ class NativeDataPlane:
             return
         with contextlib.suppress(LinkLostError):
             assert self._helper is not None
-            await self._helper.call("p2p_controller_set", calls.set_controller(view))
+            await self._sender.send(self._helper, view)
+
+    async def _allowed_now(self) -> None:
+        """A bdev may use a pool from now on: views that already ask for it are sent again."""
+        for key in self._sender.short():
+            view = self._views.get(key)
+            if view is not None and self._ready.is_set() and self._sender.can_be_whole(view):
+                await self.controller_set(view)
 
     async def controller_remove(self, key: ControllerKey) -> None:
         self._views.pop(key, None)
+        self._sender.forget(key)
         await self._close("p2p_controller_remove", {"key": key})
         self._forget_all(key)
         self._past.pop(key, None)
