@@ -51,6 +51,7 @@ REFRESH_S: Final = 1.0
 WATCHDOG_S: Final = 5.0
 WATCHDOG_TIMEOUT_S: Final = 30.0  # a control thread that has not answered for so long hangs
 IOSTAT_NAMES: Final = 64  # a call: SPDK's client parses its answer again for each 4 KiB that arrive
+STAGING_SHARE: Final = 20  # with thousands of back ends that answer is long: no more of the time goes into it
 RESIZABLE: Final = frozenset({"null", "malloc"})
 
 
@@ -96,6 +97,7 @@ class NativeDataPlane:
         self._iostat: dict[str, IoStat] = {}
         self._outstanding: dict[tuple[ControllerKey, int], int] = {}
         self._refreshing = asyncio.Lock()
+        self._staging_due = 0.0
         self._restarts = 0
         self._last_exit = ""
         self._up_since = 0.0
@@ -254,7 +256,7 @@ class NativeDataPlane:
             helper = self._helper
             try:
                 async with asyncio.timeout(WATCHDOG_TIMEOUT_S):
-                    await (self.refresh() if now != seen else self._call("spdk_get_version"))
+                    await (self.refresh(thrifty=True) if now != seen else self._call("spdk_get_version"))
                 seen, asked = now, time.monotonic()
             except TimeoutError:
                 if helper is not None:
@@ -530,7 +532,7 @@ class NativeDataPlane:
         queues = self._queues.get(key, {}).values()
         return self._past.get(key, 0) + sum(self._activity.count(queue.slot) - queue.base for queue in queues)
 
-    async def refresh(self) -> None:
+    async def refresh(self, *, thrifty: bool = False) -> None:
         async with self._refreshing:
             names = [name for name in self._bdevs if self.connected]
             for at in range(0, len(names), IOSTAT_NAMES):
@@ -538,9 +540,11 @@ class NativeDataPlane:
                 with contextlib.suppress(OperatorError):  # one was deleted meanwhile: the next time, then
                     answer = await self._call("bdev_get_iostat", {"names": some}, wait=False)
                     self._iostat.update({shown["name"]: calls.iostat_of(shown) for shown in answer["bdevs"]})
-            if self._pools.names() and self.connected:
+            if self.connected and self._pools.supported and (not thrifty or time.monotonic() >= self._staging_due):
+                began = time.monotonic()
                 with contextlib.suppress(OperatorError):
                     self._pools.keep_counters(await self._call("p2p_get_staging", wait=False))
+                self._staging_due = began + (time.monotonic() - began) * STAGING_SHARE
             if self._queues and self.connected:
                 with contextlib.suppress(OperatorError):
                     shown = await self._call("p2p_get_queues", wait=False)

@@ -164,12 +164,14 @@ def state_of(shown: dict[str, Any]) -> PoolState:
 
 
 def stat_of(shown: dict[str, Any]) -> StagingStat:
-    """An entry of the data plane's p2p_get_staging."""
+    """An entry of the data plane's p2p_get_staging. A pool that was made anew may be there twice."""
+    pools: dict[str, PoolUse] = {}
+    for use in shown["pools"]:
+        known = pools.setdefault(use["pool"], PoolUse())
+        for name in PoolUse.__dataclass_fields__:
+            setattr(known, name, getattr(known, name) + int(use[name]))
     return StagingStat(
-        pools={
-            use["pool"]: PoolUse(**{name: int(use[name]) for name in PoolUse.__dataclass_fields__})
-            for use in shown["pools"]
-        },
+        pools=pools,
         fallbacks=shown["fallbacks"],
         interrupted=shown["interrupted"],
         copy_routes={route: int(shown["copy_routes"][route]) for route in COPY_ROUTES},
