@@ -57,7 +57,7 @@ static void test_pieces(void **state)
 	/* damage by an error bdev finds the byte, wherever it is */
 	bdev_error_inject(rig.bdevs[4], "read", "corrupt_data", 1, 70000, 0x77);
 	command(OPC_READ, 4, 5, 0, 255, 0);
-	data[70000] = 0x77;
+	data[70000] ^= 0x77;
 	expect_data(4, data, 128 * 1024);
 	assert_int_equal(next_status(4), 0);
 	unhog();
