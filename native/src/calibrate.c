@@ -348,30 +348,43 @@ static void journal_header(struct pool *pool, const struct calibrate_drive *driv
 	header->crc = htole32(crc32c(crc32c(0, header, sizeof(*header)), region->original, region->bytes));
 }
 
+static int journal_fill(int fd, struct pool *pool, const struct calibrate_drive *drive, const struct region *region)
+{
+	struct calibrate_journal header;
+	int rc;
+
+	journal_header(pool, drive, region, &header);
+	rc = write_all(fd, &header, sizeof(header));
+	if (rc == 0)
+		rc = write_all(fd, region->original, region->bytes);
+	return rc == 0 && fsync(fd) < 0 ? -errno : rc;
+}
+
+/* It gets its name when it is whole, and is there after a power failure, before anything is overwritten. */
 static bool journal_write(struct pool *pool, const struct calibrate_drive *drive, const struct region *region,
 			  struct dp_calibration *result)
 {
-	struct calibrate_journal header;
-	int fd = open(drive->journal, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600), rc = fd < 0 ? -errno : 0;
+	char fresh[1024];
+	int fd, rc = -ENAMETOOLONG;
 
-	if (rc == -EEXIST) {
-		refuse(result, "%.150s is there: the blocks of an earlier probe have to be put back first", drive->journal);
-		return false;
-	}
-	if (fd >= 0) {
-		journal_header(pool, drive, region, &header);
-		rc = write_all(fd, &header, sizeof(header));
-		if (rc == 0)
-			rc = write_all(fd, region->original, region->bytes);
-		if (rc == 0 && fsync(fd) < 0)
+	if (snprintf(fresh, sizeof(fresh), "%s.new", drive->journal) < (int)sizeof(fresh)) {
+		fd = open(fresh, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+		rc = fd < 0 ? -errno : journal_fill(fd, pool, drive, region);
+		if (rc == 0 && link(fresh, drive->journal) < 0) /* fails where there is one, unlike rename */
 			rc = -errno;
-		close(fd);
-		if (rc == 0)
+		if (fd >= 0) {
+			close(fd);
+			unlink(fresh);
+		}
+		if (rc == 0) {
 			rc = sync_folder(drive->journal);
-		if (rc < 0)
-			unlink(drive->journal); /* nothing has been overwritten yet */
+			if (rc < 0)
+				unlink(drive->journal); /* nothing has been overwritten yet */
+		}
 	}
-	if (rc < 0)
+	if (rc == -EEXIST)
+		refuse(result, "%.150s is there: the blocks of an earlier probe have to be put back first", drive->journal);
+	else if (rc < 0)
 		refuse(result, "the journal %.150s cannot be written: %s", drive->journal, strerror(-rc));
 	return rc == 0;
 }

@@ -220,6 +220,13 @@ void engine_pools_stop(void)
 	watching = false;
 }
 
+void dp_pool_check(void)
+{
+	for (unsigned i = 1; i <= POOLS_MAX; i++)
+		if (atomic_load(&pool_at(i)->state) != POOL_FREE && !pool_is_lost(pool_at(i)))
+			pool_check(pool_at(i));
+}
+
 /* -- to look at */
 
 static size_t list_allowed(const struct pool *pool, struct dp_pool_stat *stat)
