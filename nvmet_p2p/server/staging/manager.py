@@ -320,6 +320,7 @@ class StagingManager:
                 raise unsupported(f"a strict staging policy: {NO_POOLS} ({NATIVE})")
             return
         topology = await self.topology(fresh=True)
+        self._check_providers(topology, new)
         known = dict(policies(old))
         for where, staging in policies(new):
             if staging.strict and known.get(where) != staging:
@@ -393,9 +394,10 @@ class StagingManager:
     async def calibrate(self, pool: str | None, bdev: str | None) -> list[tuple[str, str, Calibration]]:
         """Measures again: (pool, bdev, result) of every pair in use, or of those that are asked for."""
         if self.keeper is None:
-            raise unsupported(f"p2p_calibrate: {NO_POOLS}")
+            raise unsupported(f"p2p_calibrate: {NO_POOLS} ({NATIVE})")
         config, facts = self._around.model()
         topology = await self.topology(fresh=True)
+        self._check_providers(topology, config)
         surveyor = Surveyor(topology)
         wants = await asyncio.to_thread(surveyor.wants, config, self._default)
         backings = {want.backing.bdev: want.backing for want in wants if not want.backing.in_memory}
