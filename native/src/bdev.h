@@ -45,6 +45,7 @@ struct bdev_io {
 	struct bdev *hook; /* an error bdev that wants to see the result */
 	int rc;
 	struct __kernel_timespec timeout;
+	struct range_hold sync; /* uring: its turn to call fdatasync */
 	TAILQ_ENTRY(bdev_io) link;
 };
 

@@ -66,8 +66,6 @@ static void cmb_destroy(struct bdev *bdev)
 {
 	struct cmb_bdev *c = dp_container_of(bdev, struct cmb_bdev, bdev);
 
-	if (!c->own && c->buf)
-		c->pool->resident--;
 	if (c->buf)
 		pool_put(c->buf);
 	if (c->own)
@@ -141,8 +139,6 @@ struct bdev *bdev_cmb_open(const struct dp_bdev_config *config, int *rc, char er
 			cmb_destroy(&c->bdev);
 		return NULL;
 	}
-	if (!c->own)
-		c->pool->resident++;
 	c->bdev.ops = &cmb_ops;
 	c->bdev.block_size = config->block_size;
 	atomic_init(&c->bdev.num_blocks, config->num_blocks);

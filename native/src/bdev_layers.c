@@ -127,12 +127,12 @@ static void damage(const struct injection *inject, struct bdev_io *io)
 	if (offset >= io->length)
 		return;
 	if (!io->iovcnt) {
-		io->buf[offset] = atomic_load(&inject->value);
+		io->buf[offset] ^= atomic_load(&inject->value);
 		return;
 	}
 	while (offset >= piece->iov_len)
 		offset -= piece++->iov_len;
-	((uint8_t *)piece->iov_base)[offset] = atomic_load(&inject->value);
+	((uint8_t *)piece->iov_base)[offset] ^= atomic_load(&inject->value);
 }
 
 /* A read that the base answers later is damaged when it comes (bdev_error_hook). */

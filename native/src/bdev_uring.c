@@ -30,6 +30,10 @@ struct uring_bdev {
 	struct bdev bdev;
 	int fd;
 	bool in_place;
+	/* Through the page cache, a failed write-back is reported to whichever fdatasync comes first: one at a time then, so
+	 * that none which overlaps that one takes its own 0 for good news. */
+	bool cached;
+	struct rangelock syncs;
 	_Atomic bool no_fallocate, no_dsync;
 };
 
@@ -133,6 +137,17 @@ static void prep_rw(const struct uring_bdev *u, const struct bdev_io *io, struct
 		io_uring_prep_write(sqe, u->fd, p, (unsigned)left, at);
 }
 
+static void sync_turn(struct reactor *r, struct rmsg *msg);
+
+/* False: others are at it; it goes on when they are done. */
+static bool sync_begin(struct uring_bdev *u, struct bdev_io *io)
+{
+	if (!u->cached)
+		return true;
+	io->sync = (struct range_hold){ .end = 1, .exclusive = true, .r = io->r, .msg.fn = sync_turn };
+	return rangelock_acquire(&u->syncs, &io->sync);
+}
+
 static void submit_step(struct bdev_io *io)
 {
 	struct uring_bdev *u = dp_container_of(io->bdev, struct uring_bdev, bdev);
@@ -201,7 +216,8 @@ static bool next_step(struct uring_bdev *u, struct bdev_io *io, int *res)
 	default:
 		return false;
 	}
-	submit_step(io);
+	if (io->step != SYNC || sync_begin(u, io))
+		submit_step(io);
 	return true;
 }
 
@@ -209,11 +225,17 @@ static bool next_step(struct uring_bdev *u, struct bdev_io *io, int *res)
  * Data that was written before, by whomever, could not be made durable. Linux tells one caller and then takes the pages for
  * clean, a drive may report what it could not destage once; the next Flush, perhaps another host's, would succeed.
  */
-static bool loses_data(const struct bdev_io *io, int error)
+static bool loses_data(const struct uring_bdev *u, const struct bdev_io *io, int error)
 {
-	if (io->step != SYNC && !(io->step == RW && io->op == BDEV_WRITE && io->fua))
+	bool dsync = io->step == RW && io->op == BDEV_WRITE && io->fua && !atomic_load(&u->no_dsync);
+
+	if (io->step != SYNC && !dsync)
 		return false;
 	switch (error) {
+	case -ENOSPC:
+	case -EDQUOT:
+	case -EFBIG:
+		return !dsync; /* no room for the write itself, which its host is told */
 	case -EAGAIN: /* nothing was tried */
 	case -ENOMEM:
 	case -ECANCELED:
@@ -238,9 +260,24 @@ static void uring_done(struct reactor *r, struct uop *op, int res)
 		res = -EIO; /* nothing more there: never a byte that the medium did not give */
 	if (next_step(u, io, &res))
 		return;
-	if (DP_UNLIKELY(res < 0) && loses_data(io, res) && !atomic_exchange(&u->bdev.flush_failed, true))
+	if (DP_UNLIKELY(res < 0) && loses_data(u, io, res) && !atomic_exchange(&u->bdev.flush_failed, true))
 		bdev_watch_now(); /* which tells it */
+	if (io->step == SYNC && u->cached)
+		rangelock_release(&u->syncs, &io->sync);
 	bdev_done(io, res < 0 ? res : 0);
+}
+
+static void sync_turn(struct reactor *r, struct rmsg *msg)
+{
+	struct bdev_io *io = dp_container_of(dp_container_of(msg, struct range_hold, msg), struct bdev_io, sync);
+	struct uring_bdev *u = dp_container_of(io->bdev, struct uring_bdev, bdev);
+
+	if (atomic_load(&u->bdev.flush_failed)) {
+		rangelock_release(&u->syncs, &io->sync);
+		bdev_done(io, -EIO);
+	} else {
+		submit_step(io);
+	}
 }
 
 static int uring_submit(struct bdev_io *io)
@@ -269,7 +306,8 @@ static int uring_submit(struct bdev_io *io)
 		/* fallocate's length is a whole word, a write's is not */
 		io->step = atomic_load(&u->no_fallocate) ? ZERO_WRITE : FALLOCATE;
 	}
-	submit_step(io);
+	if (io->step != SYNC || sync_begin(u, io))
+		submit_step(io);
 	return BDEV_PENDING;
 }
 
@@ -328,6 +366,7 @@ static void uring_destroy(struct bdev *bdev)
 
 	nvme_pass_close(bdev->nvme);
 	reflink_close(bdev->reflink);
+	pthread_mutex_destroy(&u->syncs.mutex);
 	close(u->fd);
 	free(u);
 }
@@ -416,6 +455,7 @@ static void choose_way(const struct dp_bdev_config *config, struct uring_bdev *u
 		if (fd >= 0 && direct_works(fd, u->bdev.block_size)) {
 			close(u->fd);
 			u->fd = fd;
+			u->cached = false;
 			u->bdev.nvme = nvme_pass_open(fd, (unsigned)__builtin_ctz(u->bdev.block_size));
 		} else if (fd >= 0) {
 			close(fd);
@@ -443,7 +483,11 @@ struct bdev *bdev_uring_open(const struct dp_bdev_config *config, int *rc, char 
 		free(u);
 		return NULL;
 	}
+	rangelock_init(&u->syncs);
+	rangelock_open(&u->syncs);
+	u->cached = true;
 	choose_way(config, u);
+	atomic_init(&u->no_dsync, u->cached); /* an error of RWF_DSYNC could be another write's */
 	u->bdev.reflink = reflink_open(u->fd);
 	u->bdev.ops = &uring_ops;
 	u->bdev.write_cache = true;

@@ -15,8 +15,10 @@
 #include "crc32c.h"
 
 #define MIB (1u << 20)
-#define CPU_NS 30000000u    /* for each of the four figures */
+#define CPU_NS 5000000u     /* for each of the four figures, and each time */
+#define CPU_ROUNDS 5
 #define DRIVE_NS 150000000u /* for each of the two */
+#define DRIVE_READS 256
 #define BUFFERS 4           /* places in the pool that are probed */
 
 struct region {
@@ -348,30 +350,43 @@ static void journal_header(struct pool *pool, const struct calibrate_drive *driv
 	header->crc = htole32(crc32c(crc32c(0, header, sizeof(*header)), region->original, region->bytes));
 }
 
+static int journal_fill(int fd, struct pool *pool, const struct calibrate_drive *drive, const struct region *region)
+{
+	struct calibrate_journal header;
+	int rc;
+
+	journal_header(pool, drive, region, &header);
+	rc = write_all(fd, &header, sizeof(header));
+	if (rc == 0)
+		rc = write_all(fd, region->original, region->bytes);
+	return rc == 0 && fsync(fd) < 0 ? -errno : rc;
+}
+
+/* It gets its name when it is whole, and is there after a power failure, before anything is overwritten. */
 static bool journal_write(struct pool *pool, const struct calibrate_drive *drive, const struct region *region,
 			  struct dp_calibration *result)
 {
-	struct calibrate_journal header;
-	int fd = open(drive->journal, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600), rc = fd < 0 ? -errno : 0;
+	char fresh[1024];
+	int fd, rc = -ENAMETOOLONG;
 
-	if (rc == -EEXIST) {
-		refuse(result, "%.150s is there: the blocks of an earlier probe have to be put back first", drive->journal);
-		return false;
-	}
-	if (fd >= 0) {
-		journal_header(pool, drive, region, &header);
-		rc = write_all(fd, &header, sizeof(header));
-		if (rc == 0)
-			rc = write_all(fd, region->original, region->bytes);
-		if (rc == 0 && fsync(fd) < 0)
+	if (snprintf(fresh, sizeof(fresh), "%s.new", drive->journal) < (int)sizeof(fresh)) {
+		fd = open(fresh, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+		rc = fd < 0 ? -errno : journal_fill(fd, pool, drive, region);
+		if (rc == 0 && link(fresh, drive->journal) < 0) /* fails where there is one, unlike rename */
 			rc = -errno;
-		close(fd);
-		if (rc == 0)
+		if (fd >= 0) {
+			close(fd);
+			unlink(fresh);
+		}
+		if (rc == 0) {
 			rc = sync_folder(drive->journal);
-		if (rc < 0)
-			unlink(drive->journal); /* nothing has been overwritten yet */
+			if (rc < 0)
+				unlink(drive->journal); /* nothing has been overwritten yet */
+		}
 	}
-	if (rc < 0)
+	if (rc == -EEXIST)
+		refuse(result, "%.150s is there: the blocks of an earlier probe have to be put back first", drive->journal);
+	else if (rc < 0)
 		refuse(result, "the journal %.150s cannot be written: %s", drive->journal, strerror(-rc));
 	return rc == 0;
 }
@@ -456,21 +471,35 @@ static double mib_s(uint64_t bytes, uint64_t ns)
 	return ns ? (double)bytes / MIB / ((double)ns / 1e9) : 0;
 }
 
-/* For a while at least, twice at least. -errno, and the bytes a second in *speed. */
+/* For a while, once at least; the best copy counts, as others may have had the CPU during the rest. -errno. */
 static int measure_cpu(int fd, bool write, const struct iovec *iov, int n, uint32_t bytes, double *speed)
 {
-	uint64_t start = dp_now_ns(), ns, total = 0;
+	uint64_t start = dp_now_ns(), before = start, now;
 
 	do {
 		ssize_t rc = write ? preadv(fd, iov, n, 0) : pwritev(fd, iov, n, 0);
+		double found;
 
 		if (rc != (ssize_t)bytes)
 			return rc < 0 ? -errno : -EIO;
-		total += bytes;
-		ns = dp_now_ns() - start;
-	} while (ns < CPU_NS || total < 2 * (uint64_t)bytes);
-	*speed = mib_s(total, ns);
+		now = dp_now_ns();
+		found = mib_s(bytes, now - before);
+		if (found > *speed)
+			*speed = found;
+		before = now;
+	} while (now - start < CPU_NS);
 	return 0;
+}
+
+static int measure_round(int fd, const struct iovec *host, const struct pool_buf *buf, struct dp_calibration *result)
+{
+	int n = (int)buf->n, rc = measure_cpu(fd, true, host, 1, buf->bytes, &result->host_write_mib_s);
+
+	if (rc == 0)
+		rc = measure_cpu(fd, true, buf->iov, n, buf->bytes, &result->cpu_write_mib_s);
+	if (rc == 0)
+		rc = measure_cpu(fd, false, host, 1, buf->bytes, &result->host_read_mib_s);
+	return rc == 0 ? measure_cpu(fd, false, buf->iov, n, buf->bytes, &result->cpu_read_mib_s) : rc;
 }
 
 void calibrate_cpu(struct pool *pool, struct dp_calibration *result)
@@ -489,13 +518,8 @@ void calibrate_cpu(struct pool *pool, struct dp_calibration *result)
 	if (host.iov_base == MAP_FAILED || fd < 0 || pwritev(fd, &host, 1, 0) != (ssize_t)buf->bytes) {
 		refuse(result, "no memory");
 	} else {
-		rc = measure_cpu(fd, true, &host, 1, buf->bytes, &result->host_write_mib_s);
-		if (rc == 0)
-			rc = measure_cpu(fd, false, &host, 1, buf->bytes, &result->host_read_mib_s);
-		if (rc == 0)
-			rc = measure_cpu(fd, true, buf->iov, (int)buf->n, buf->bytes, &result->cpu_write_mib_s);
-		if (rc == 0)
-			rc = measure_cpu(fd, false, buf->iov, (int)buf->n, buf->bytes, &result->cpu_read_mib_s);
+		for (int i = 0; i < CPU_ROUNDS && rc == 0; i++)
+			rc = measure_round(fd, &host, buf, result);
 		if (rc < 0)
 			refuse_transfer(pool, result, "the CPU", rc);
 		else if (!pool_check(pool))
@@ -508,14 +532,28 @@ void calibrate_cpu(struct pool *pool, struct dp_calibration *result)
 	pool_put(buf);
 }
 
+static int by_size(const void *a, const void *b)
+{
+	const uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+static double median_mib_s(uint64_t *ns, unsigned n, uint64_t bytes)
+{
+	qsort(ns, n, sizeof(*ns), by_size);
+	return n ? mib_s(bytes, ns[n / 2]) : 0;
+}
+
 /* The same blocks into the pool and into host memory, now the one first and now the other. */
 void calibrate_bandwidth(struct pool *pool, struct calibrate_drive *drive, struct dp_calibration *result)
 {
 	const uint32_t least = drive->block_size > POOL_GRANULE ? drive->block_size : POOL_GRANULE;
 	struct pool_buf *buf = get_buffer(pool, MIB, least);
-	uint64_t ns[2] = { 0, 0 }, bytes = 0, chunks, length;
+	uint64_t ns[2][DRIVE_READS], total = 0, chunks, length;
 	uint8_t *host;
 	struct iovec iov[POOL_PIECES_MAX];
+	unsigned reads = 0;
 	int n, rc = 0;
 
 	if (!buf) {
@@ -526,20 +564,23 @@ void calibrate_bandwidth(struct pool *pool, struct calibrate_drive *drive, struc
 	n = slice(buf, 0, (uint32_t)length, iov);
 	host = mmap(NULL, MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 	chunks = drive->bytes / (length ? length : 1);
-	for (uint64_t i = 0; host != MAP_FAILED && length && rc == 0 && ns[0] + ns[1] < 2 * DRIVE_NS && !cancelled(drive); i++) {
+	while (host != MAP_FAILED && length && rc == 0 && reads < DRIVE_READS && total < 2 * DRIVE_NS && !cancelled(drive)) {
 		for (unsigned k = 0; k < 2 && rc == 0; k++) {
-			unsigned which = (unsigned)(i + k) & 1; /* 0: the pool */
-			uint64_t start = dp_now_ns(), at = i % chunks * length;
+			unsigned which = (reads + k) & 1; /* 0: the pool */
+			uint64_t start = dp_now_ns(), at = reads % chunks * length;
 
 			rc = which ? transfer_host(drive, false, host, (uint32_t)length, at) : transfer(drive, false, iov, n, at);
-			ns[which] += dp_now_ns() - start;
+			ns[which][reads] = dp_now_ns() - start;
+			total += ns[which][reads];
 		}
-		bytes += length;
+		reads++;
 	}
-	if (rc < 0)
+	if (rc < 0) {
 		refuse_transfer(pool, result, to_pool, rc);
-	result->drive_to_pool_mib_s = mib_s(bytes, ns[0]);
-	result->drive_to_host_mib_s = mib_s(bytes, ns[1]);
+	} else {
+		result->drive_to_pool_mib_s = median_mib_s(ns[0], reads, length);
+		result->drive_to_host_mib_s = median_mib_s(ns[1], reads, length);
+	}
 	if (host != MAP_FAILED)
 		munmap(host, MIB);
 	pool_put(buf);

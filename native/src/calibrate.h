@@ -28,7 +28,7 @@ struct calibrate_drive {
 void calibrate_drive_init(struct calibrate_drive *drive, int fd); /* with the three calls on fd */
 
 /* The journal: this header, 4096 bytes, little endian, and then `length` bytes that belong to `offset` of the drive. It is
- * whole when the CRC32C, of the header with crc 0 and of the data, is right; nothing was written to the drive otherwise. */
+ * whole from the moment in which it has its name; the CRC32C is of the header with crc 0 and of the data. */
 struct calibrate_journal {
 	char magic[16]; /* "nvmet-p2p probe\n" */
 	uint32_t version; /* 1 */

@@ -206,6 +206,11 @@ void channel_bdev_changed(const char *name, bool present)
 	put_text(CHANNEL_BDEV_CHANGED, &changed, sizeof(changed), name);
 }
 
+void channel_pool_lost(const char *name, const char *why)
+{
+	put_text(CHANNEL_POOL_LOST, name, strlen(name) + 1, why);
+}
+
 void channel_upcall(struct dp_queue_key key, uint64_t token, const uint8_t sqe[64], const void *data, size_t len)
 {
 	struct channel_upcall message = {

@@ -32,3 +32,4 @@ void channel_queue_closed(struct dp_queue_key key, const char *reason);
 void channel_upcall(struct dp_queue_key key, uint64_t token, const uint8_t sqe[64], const void *data, size_t len);
 extern const struct dp_rdma_events channel_rdma_events;
 void channel_bdev_changed(const char *name, bool present);
+void channel_pool_lost(const char *name, const char *why);

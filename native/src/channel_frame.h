@@ -24,6 +24,7 @@ enum channel_type {
 	CHANNEL_UPCALL = 5,
 	CHANNEL_UPCALL_DONE = 6,
 	CHANNEL_BDEV_CHANGED = 7,
+	CHANNEL_POOL_LOST = 8, /* no fixed part: the pool's name, a zero byte, and why */
 	CHANNEL_RDMA_CONNECTED = 16,
 	CHANNEL_RDMA_CAPSULE = 17,
 	CHANNEL_RDMA_FETCH = 18,

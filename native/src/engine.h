@@ -162,6 +162,9 @@ struct dp_calibration {
 	char reason[DP_ERR_MAX];  /* why not */
 };
 
+/* From time to time: whether the memory of each pool is still there, also of those that nobody uses now. */
+void dp_pool_check(void);
+
 typedef void (*dp_calibrated_fn)(void *arg, int rc, const struct dp_calibration *result); /* result with rc 0 */
 
 /* Hosts' I/O on the bdev, if there is any, waits while the drive is probed. -ENODEV, -EBUSY (pool or bdev is being

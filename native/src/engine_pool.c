@@ -117,6 +117,15 @@ struct pool_end {
 	bool idle;
 };
 
+/* The name of a bdev that lies there; NULL: none, or it is on its way out. */
+static const char *resident_of(const struct pool *pool)
+{
+	for (struct bdev *bdev = engine_first_bdev(); bdev; bdev = LIST_NEXT(bdev, link))
+		if (bdev->kind == DP_BDEV_CMB && !bdev->deleting && bdev_cmb_pool(bdev) == pool)
+			return bdev->name;
+	return NULL;
+}
+
 static void end_if_over(struct pool_end *end)
 {
 	dp_done_fn done = end->done;
@@ -125,7 +134,7 @@ static void end_if_over(struct pool_end *end)
 	if (end->left)
 		return;
 	/* A bdev that lies in a lost pool keeps our zeroes, and the slot; the provider's memory was given back at the loss. */
-	if (!end->idle && !end->pool->resident)
+	if (!end->idle && !resident_of(end->pool))
 		return;
 	end->done = NULL;
 	if (end->idle) {
@@ -158,14 +167,6 @@ static void end_viewed(void *arg, int rc)
 	end_if_over(end);
 }
 
-static const char *resident_of(const struct pool *pool)
-{
-	for (struct bdev *bdev = engine_first_bdev(); bdev; bdev = LIST_NEXT(bdev, link))
-		if (bdev->kind == DP_BDEV_CMB && bdev_cmb_pool(bdev) == pool)
-			return bdev->name;
-	return "";
-}
-
 static void disallow(const struct pool *pool)
 {
 	for (struct bdev *bdev = engine_first_bdev(); bdev; bdev = LIST_NEXT(bdev, link))
@@ -186,7 +187,7 @@ int dp_pool_delete(const char *name, dp_done_fn done, void *arg, char err[DP_ERR
 		snprintf(err, DP_ERR_MAX, "pool %.100s is being calibrated", name);
 		return -EBUSY;
 	}
-	if (pool->resident && !pool_is_lost(pool)) {
+	if (resident_of(pool) && !pool_is_lost(pool)) {
 		snprintf(err, DP_ERR_MAX, "bdev %.100s lies in pool %.100s: delete it first", resident_of(pool), name);
 		return -EBUSY;
 	}
@@ -218,6 +219,13 @@ void engine_pools_stop(void)
 	if (watching)
 		pool_watch_stop();
 	watching = false;
+}
+
+void dp_pool_check(void)
+{
+	for (unsigned i = 1; i <= POOLS_MAX; i++)
+		if (atomic_load(&pool_at(i)->state) != POOL_FREE && !pool_is_lost(pool_at(i)))
+			pool_check(pool_at(i));
 }
 
 /* -- to look at */

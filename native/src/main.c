@@ -230,13 +230,21 @@ static void bdev_changed(const char *name, const struct dp_bdev_facts *facts)
 	channel_bdev_changed(name, facts != NULL);
 }
 
+static void pool_lost(const char *name, const char *why)
+{
+	log_error("pool.lost", "%s: %s; data rests in host memory from now on", name, why);
+	channel_pool_lost(name, why);
+}
+
 static void look(struct loop_source *source, uint32_t events)
 {
 	uint64_t times;
 
 	(void)events;
-	if (read(source->fd, &times, sizeof(times)) == (ssize_t)sizeof(times) && !stopping)
+	if (read(source->fd, &times, sizeof(times)) == (ssize_t)sizeof(times) && !stopping) {
 		dp_bdev_check();
+		dp_pool_check();
+	}
 }
 
 static int watch_bdevs(void)
@@ -254,6 +262,7 @@ static const struct dp_events events = {
 	.queue_closed = channel_queue_closed,
 	.upcall = channel_upcall,
 	.bdev_changed = bdev_changed,
+	.pool_lost = pool_lost,
 };
 
 /* The counters' memory: inherited, or our own and then given away with HELLO. The descriptor stays open. */

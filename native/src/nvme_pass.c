@@ -56,7 +56,7 @@ static int admin(int fd, uint8_t opcode, uint32_t nsid, uint32_t cdw10, uint32_t
 					 .cdw10 = cdw10,
 					 .cdw11 = cdw11,
 					 .addr = (uintptr_t)data,
-					 .data_len = opcode == 0x06 ? 4096 : 512 };
+					 .data_len = opcode == 0x06 || opcode == 0x02 ? 4096 : 512 };
 
 	return nvme_pass_env.call(fd, NVME_IOCTL_ADMIN_CMD, &cmd);
 }
@@ -99,10 +99,18 @@ static bool read_namespace(struct nvme_pass *pass, unsigned block_shift, const u
 	return true;
 }
 
-static unsigned read_controller(struct nvme_pass *pass, const uint8_t *ctrl)
+/* Commands Supported and Effects: there are drives (QEMU's) that have Verify there and not in ONCS. */
+static bool effects_have(int fd, uint8_t opcode, uint8_t data[4096])
+{
+	memset(data, 0, 4096);
+	return admin(fd, 0x02, NSID_ALL, 0x05 | (4096 / 4 - 1) << 16, 0, data) == 0 && data[1024 + 4 * opcode] & 1;
+}
+
+static unsigned read_controller(struct nvme_pass *pass, uint8_t *ctrl)
 {
 	uint16_t oncs = get16(ctrl + 520), formats = get16(ctrl + 534);
 	uint8_t mdts = ctrl[77];
+	bool effects = ctrl[261] & 2; /* LPA */
 	unsigned can = 0;
 
 	memcpy(pass->id, ctrl + 4, 60);
@@ -113,13 +121,13 @@ static unsigned read_controller(struct nvme_pass *pass, const uint8_t *ctrl)
 		pass->compare_bytes = min_u32(pass->compare_bytes, 1u << (mdts + PAGE_SHIFT_MIN));
 	if (oncs & 1u && pass->compare_bytes >> pass->shift)
 		can |= NVME_PASS_COMPARE;
-	if (oncs & 1u << 7)
-		can |= NVME_PASS_VERIFY;
 	if (oncs & 1u << 8 && pass->copy_range && pass->copy_total) {
 		can |= NVME_PASS_COPY;
 		if (formats & 4 && enable_format_2(pass->fd))
 			can |= NVME_PASS_COPY_NS;
 	}
+	if (oncs & 1u << 7 || (effects && effects_have(pass->fd, OPC_VERIFY, ctrl)))
+		can |= NVME_PASS_VERIFY;
 	return can;
 }
 

@@ -11,7 +11,7 @@
 #include "pool_registry.h"
 
 #define EPOCH_TURNS 4u
-#define LOOK_WAITERS 64 /* so far behind the first is looked for a queue within its share */
+#define LOOK_WAITERS 64 /* so many queues beyond their share are passed over to find one within */
 
 #ifdef DP_TEST_HOOKS
 bool pool_test_no_wipe;
@@ -236,18 +236,33 @@ static void granted(struct reactor *r, struct rmsg *msg)
 	waiter->granted(r, waiter, buf);
 }
 
+static bool among(const struct pool_user *user, const struct pool_user *const *users, unsigned n)
+{
+	while (n)
+		if (users[--n] == user)
+			return true;
+	return false;
+}
+
 /* The first whose queue has not had its share. Who is beyond it holds something: its turn comes when that is put, at the
- * latest. */
+ * latest; so nobody of the same queue goes before it, or a large one would wait for as long as small ones come. */
 static struct pool_waiter *next_waiter(const struct pool *pool)
 {
+	const struct pool_user *beyond[LOOK_WAITERS];
 	struct pool_waiter *waiter;
-	int looked = 0;
+	unsigned n = 0;
 
-	TAILQ_FOREACH(waiter, &pool->waiters, link)
-		if (is_fair(pool, waiter->want.user, granules_of(waiter->want.bytes)))
+	TAILQ_FOREACH(waiter, &pool->waiters, link) {
+		const struct pool_user *user = waiter->want.user;
+
+		if (among(user, beyond, n))
+			continue;
+		if (is_fair(pool, user, granules_of(waiter->want.bytes)))
 			return waiter;
-		else if (++looked == LOOK_WAITERS)
+		beyond[n++] = user;
+		if (n == LOOK_WAITERS)
 			break;
+	}
 	return NULL;
 }
 

@@ -219,7 +219,7 @@ static void begin(struct pool *pool, const struct dp_pool_config *config, bool h
 	pool->hidden = hidden;
 	pool->born = ++births;
 	pool->told = pool->calibrating = false;
-	pool->in_use = pool->resident = pool->waiting = 0;
+	pool->in_use = pool->waiting = 0;
 	pool->epoch++; /* what queues remember of the slot's pool before is of no account */
 	if (pool->epoch == 0)
 		pool->epoch = 1;

@@ -43,7 +43,6 @@ struct pool {
 	struct pool_buf *bufs, *free_bufs;
 	uint32_t max_bufs, fresh; /* bufs[fresh] and later were never used */
 	uint32_t in_use;          /* buffers */
-	uint32_t resident;        /* of these: of bdevs that lie in the pool (control thread) */
 	struct pool_waiters waiters;
 	uint32_t waiting;
 	/* Who has asked of late: the pool's memory is handed out EPOCH_TURNS times over in an epoch. */

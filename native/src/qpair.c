@@ -309,8 +309,6 @@ void qpair_closing(struct qpair *q)
 {
 	if (q->finished || q->at_work)
 		return;
-	if (q->disconnect && q->unsaid && !q->mute && !q->hurry && !q->rx_dead)
-		return; /* the response of a Read comes when its data, on its way now, has left: before the last one */
 	if (q->disconnect) {
 		struct request *rq = q->disconnect;
 

@@ -215,7 +215,6 @@ struct qpair {
 	uint32_t raw_len;
 	bool tx_armed, mute;
 	unsigned tx_faults; /* in a row */
-	uint32_t unsaid;    /* Reads whose data is being sent from a pool: their response comes after it */
 	struct uop tx_op;
 	struct msghdr tx_msg;
 	struct iovec *iov;

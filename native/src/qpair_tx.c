@@ -219,9 +219,7 @@ static void encode_answers(struct qpair *q)
 			continue;
 		if (rq->tx_len) {
 			encode_data(q, rq);
-			if (DP_UNLIKELY(rq->pbuf != NULL))
-				q->unsaid++;
-			else if (!success_of(q, rq))
+			if (!success_of(q, rq) && DP_LIKELY(!rq->pbuf)) /* a pool's data is told when it has left: tx_finished */
 				encode_response(q, rq);
 			STAILQ_INSERT_TAIL(&q->sending, rq, link);
 		} else {
@@ -249,12 +247,10 @@ static void tx_finished(struct qpair *q)
 	q->iov_n = q->iov_at = q->arena_n = 0;
 	while ((rq = STAILQ_FIRST(&q->sending))) {
 		STAILQ_REMOVE_HEAD(&q->sending, link);
-		if (DP_UNLIKELY(rq->pbuf != NULL)) {
-			q->unsaid--;
+		if (DP_UNLIKELY(rq->pbuf != NULL))
 			io_pool_sent(rq, &good);
-		} else {
+		else
 			qpair_release(rq);
-		}
 	}
 }
 

@@ -180,6 +180,38 @@ void rpc_bdev_aio_create(struct rpc_request *request, const void *params)
 	create_file(request, "bdev_aio_create", p, p->fallocate);
 }
 
+/* What was given, and no more: a control plane compares with what it would ask for. */
+void rpc_bdev_cmb_create(struct rpc_request *request, const void *params)
+{
+	const struct rpc_bdev_create *p = params;
+	const struct dp_bdev_config config = {
+		.kind = DP_BDEV_CMB,
+		.name = p->name,
+		.uuid = p->uuid,
+		.block_size = p->block_size,
+		.num_blocks = p->num_blocks,
+		.pool = p->pool,
+		.filename = p->path,
+		.emulated = p->emulated,
+		.pmr = p->memory && strcmp(p->memory, "pmr") == 0,
+	};
+	json_t *given;
+
+	if (p->memory && !config.pmr && strcmp(p->memory, "cmb") != 0) {
+		rpc_fail(request, RPC_INVALID_PARAMS, "params: memory: expected cmb or pmr");
+		return;
+	}
+	given = json_pack("{s:s, s:s?, s:i, s:I}", "name", p->name, "uuid", p->uuid, "block_size", (int)p->block_size,
+			  "num_blocks", (json_int_t)p->num_blocks);
+	if (p->pool)
+		json_object_set_new(given, "pool", json_string(p->pool));
+	if (p->path)
+		json_object_set_new(given, "path", json_string(p->path));
+	if (p->emulated)
+		json_object_set_new(given, "emulated", json_true());
+	create(request, "bdev_cmb_create", &config, given);
+}
+
 void rpc_bdev_delay_create(struct rpc_request *request, const void *params)
 {
 	const struct rpc_bdev_create *p = params;
@@ -505,6 +537,18 @@ void rpc_bdev_reset_iostat(struct rpc_request *request, const void *params)
 {
 	if (for_each(request, params, reset_iostat, NULL))
 		rpc_reply(request, json_true());
+}
+
+bool rpc_bdev_each(struct rpc_request *request, const void *params, void (*each)(const char *name, void *arg), void *arg)
+{
+	const struct rpc_bdev_name *p = params;
+
+	if (p->name && !require(request, p->name))
+		return false;
+	for (const struct entry *entry = entries; entry; entry = entry->next)
+		if (!entry->deleting && (!p->name || strcmp(entry->name, p->name) == 0))
+			each(entry->name, arg);
+	return true;
 }
 
 void rpc_bdev_changed(const char *name, const struct dp_bdev_facts *facts)

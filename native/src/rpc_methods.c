@@ -31,6 +31,17 @@ static const struct rpc_param file_params[] = {
 	{AT(rpc_bdev_create, nowait), .type = RPC_BOOL},
 	{0},
 };
+static const struct rpc_param cmb_params[] = {
+	{AT(rpc_bdev_create, name), .type = RPC_STRING, .required = true},
+	{AT(rpc_bdev_create, num_blocks), .type = RPC_U64, .required = true},
+	{AT(rpc_bdev_create, block_size), .type = RPC_U32, .required = true},
+	{AT(rpc_bdev_create, pool), .type = RPC_STRING},
+	{AT(rpc_bdev_create, path), .type = RPC_STRING},
+	{AT(rpc_bdev_create, emulated), .type = RPC_BOOL},
+	{AT(rpc_bdev_create, memory), .type = RPC_STRING},
+	{AT(rpc_bdev_create, uuid), .type = RPC_STRING},
+	{0},
+};
 static const struct rpc_param delay_params[] = {
 	{AT(rpc_bdev_create, name), .type = RPC_STRING, .required = true},
 	{AT(rpc_bdev_create, base_bdev_name), .type = RPC_STRING, .required = true},
@@ -128,6 +139,27 @@ static const struct rpc_param rdma_address_params[] = {
 	{AT(rpc_rdma_listen, adrfam), .type = RPC_STRING, .required = true},
 	{0},
 };
+static const struct rpc_param pool_params[] = {
+	{AT(rpc_pool_create, name), .type = RPC_STRING, .required = true},
+	{AT(rpc_pool_create, kind), .type = RPC_STRING, .required = true},
+	{AT(rpc_pool_create, path), .type = RPC_STRING},
+	{AT(rpc_pool_create, bytes), .type = RPC_U64},
+	{AT(rpc_pool_create, wipe), .type = RPC_STRING},
+	{0},
+};
+static const struct rpc_param pool_name_params[] = {{AT(rpc_pool_name, name), .type = RPC_STRING, .required = true}, {0}};
+static const struct rpc_param allow_params[] = {
+	{AT(rpc_pool_allow, name), .type = RPC_STRING, .required = true},
+	{AT(rpc_pool_allow, bdev), .type = RPC_STRING, .required = true},
+	{AT(rpc_pool_allow, allow), .type = RPC_BOOL, .required = true},
+	{0},
+};
+static const struct rpc_param calibrate_params[] = {
+	{AT(rpc_pool_calibrate, name), .type = RPC_STRING, .required = true},
+	{AT(rpc_pool_calibrate, bdev), .type = RPC_STRING},
+	{AT(rpc_pool_calibrate, journal), .type = RPC_STRING},
+	{0},
+};
 struct methods_params {
 	bool current, include_aliases;
 };
@@ -178,6 +210,8 @@ const struct rpc_method rpc_methods[] = {
 	{"bdev_aio_create", file_params, rpc_bdev_aio_create},
 	{"bdev_aio_delete", name_params, rpc_bdev_delete},
 	{"bdev_aio_rescan", name_params, rpc_bdev_rescan},
+	{"bdev_cmb_create", cmb_params, rpc_bdev_cmb_create},
+	{"bdev_cmb_delete", name_params, rpc_bdev_delete},
 	{"bdev_delay_create", delay_params, rpc_bdev_delay_create},
 	{"bdev_delay_delete", name_params, rpc_bdev_delete},
 	{"bdev_delay_update_latency", latency_params, rpc_bdev_update_latency},
@@ -196,6 +230,12 @@ const struct rpc_method rpc_methods[] = {
 	{"p2p_controller_remove", key_params, rpc_controller_remove},
 	{"p2p_queue_close", close_params, rpc_queue_close},
 	{"p2p_queue_abort", abort_params, rpc_queue_abort},
+	{"p2p_pool_create", pool_params, rpc_pool_create},
+	{"p2p_pool_delete", pool_name_params, rpc_pool_delete},
+	{"p2p_pool_allow", allow_params, rpc_pool_allow},
+	{"p2p_pool_calibrate", calibrate_params, rpc_pool_calibrate},
+	{"p2p_get_pools", NULL, rpc_get_pools},
+	{"p2p_get_staging", any_name_params, rpc_get_staging},
 	{"p2p_get_queues", NULL, rpc_get_queues},
 	{"p2p_get_reactors", NULL, rpc_get_reactors},
 	{"p2p_get_info", NULL, get_info},

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * rpc_methods.h: what the JSON-RPC server can do: rpc_bdev.c back ends, rpc_view.c controllers and queues.
+ * rpc_methods.h: what the JSON-RPC server can do: rpc_bdev.c back ends, rpc_view.c controllers and queues, rpc_pool.c pools of
+ * peer memory.
  */
 #pragma once
 
@@ -15,10 +16,10 @@ struct rpc_no_params {
 /* -- rpc_bdev.c: the back ends by name, with what they were made from ------------------------------------------------ */
 
 struct rpc_bdev_create {
-	const char *name, *uuid, *filename, *base_bdev_name, *base_name;
+	const char *name, *uuid, *filename, *base_bdev_name, *base_name, *pool, *path, *memory;
 	uint64_t num_blocks;
 	uint32_t block_size, physical_block_size, optimal_io_boundary;
-	bool readonly, fallocate, nowait;
+	bool readonly, fallocate, nowait, emulated;
 	uint64_t avg_read_latency, p99_read_latency, avg_write_latency, p99_write_latency;
 };
 struct rpc_bdev_name {
@@ -57,6 +58,7 @@ void rpc_bdev_uring_create(struct rpc_request *request, const void *params);
 void rpc_bdev_aio_create(struct rpc_request *request, const void *params);
 void rpc_bdev_delay_create(struct rpc_request *request, const void *params);
 void rpc_bdev_error_create(struct rpc_request *request, const void *params);
+void rpc_bdev_cmb_create(struct rpc_request *request, const void *params);
 void rpc_bdev_delete(struct rpc_request *request, const void *params);
 void rpc_bdev_resize(struct rpc_request *request, const void *params);
 void rpc_bdev_rescan(struct rpc_request *request, const void *params);
@@ -70,6 +72,32 @@ void rpc_bdev_get_iostat(struct rpc_request *request, const void *params);
 void rpc_bdev_reset_iostat(struct rpc_request *request, const void *params);
 void rpc_bdev_changed(const char *name, const struct dp_bdev_facts *facts); /* dp_events.bdev_changed */
 void rpc_bdev_forget_all(void);
+/* Of struct rpc_bdev_name: each for that bdev, or for all. False, answered already, when it does not exist. */
+bool rpc_bdev_each(struct rpc_request *request, const void *params, void (*each)(const char *name, void *arg), void *arg);
+
+/* -- rpc_pool.c: pools of peer memory -------------------------------------------------------------------------------- */
+
+struct rpc_pool_create {
+	const char *name, *kind, *path, *wipe;
+	uint64_t bytes;
+};
+struct rpc_pool_name {
+	const char *name;
+};
+struct rpc_pool_allow {
+	const char *name, *bdev;
+	bool allow;
+};
+struct rpc_pool_calibrate {
+	const char *name, *bdev, *journal;
+};
+
+void rpc_pool_create(struct rpc_request *request, const void *params);
+void rpc_pool_delete(struct rpc_request *request, const void *params);
+void rpc_pool_allow(struct rpc_request *request, const void *params);
+void rpc_pool_calibrate(struct rpc_request *request, const void *params);
+void rpc_get_pools(struct rpc_request *request, const void *params);
+void rpc_get_staging(struct rpc_request *request, const void *params);
 
 /* -- rpc_view.c: controllers and queues ------------------------------------------------------------------------------ */
 

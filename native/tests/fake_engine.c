@@ -286,3 +286,96 @@ size_t dp_reactor_stats(struct dp_reactor_stat **stats)
 	*stats = calloc(1, sizeof(**stats));
 	return *stats ? 1 : 0;
 }
+
+/* -- pools: one at most */
+
+int dp_pool_create(const struct dp_pool_config *config, struct dp_pool_facts *facts, char err[DP_ERR_MAX])
+{
+	const int rc = take(&fake.pool_rc);
+
+	if (rc < 0) {
+		snprintf(err, DP_ERR_MAX, "refused by the fake");
+		return rc;
+	}
+	fake.pool = *config;
+	snprintf(fake.pool_name, sizeof(fake.pool_name), "%s", config->name);
+	snprintf(fake.pool_path, sizeof(fake.pool_path), "%s", config->path ? config->path : "");
+	facts->bytes = config->bytes ? config->bytes : 1 << 20;
+	return 0;
+}
+
+static bool is_pool(const char *name, char err[DP_ERR_MAX])
+{
+	snprintf(err, DP_ERR_MAX, "there is no pool '%.100s'", name);
+	return strcmp(name, fake.pool_name) == 0;
+}
+
+int dp_pool_delete(const char *name, dp_done_fn done, void *arg, char err[DP_ERR_MAX])
+{
+	if (!is_pool(name, err))
+		return -ENODEV;
+	fake.pool_name[0] = 0;
+	later(done, arg, 0);
+	return 0;
+}
+
+size_t dp_pool_stats(struct dp_pool_stat **stats)
+{
+	*stats = calloc(1, sizeof(**stats));
+	if (!*stats || !fake.pool_name[0])
+		return 0;
+	**stats = (struct dp_pool_stat){.kind = fake.pool.kind, .bytes = 1 << 20, .free_bytes = 4096, .lost = true, .why = "test"};
+	snprintf((*stats)->name, sizeof((*stats)->name), "%s", fake.pool_name);
+	(*stats)->allowed = calloc(1, sizeof(*(*stats)->allowed));
+	if (fake.pool_allow && (*stats)->allowed) {
+		snprintf((*stats)->allowed[0], sizeof((*stats)->allowed[0]), "%s", fake.pool_bdev);
+		(*stats)->num_allowed = 1;
+	}
+	return 1;
+}
+
+void dp_pool_stats_free(struct dp_pool_stat *stats, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		free(stats[i].allowed);
+	free(stats);
+}
+
+void dp_pool_check(void)
+{
+}
+
+int dp_pool_calibrate(const struct dp_calibrate_config *config, dp_calibrated_fn done, void *arg, char err[DP_ERR_MAX])
+{
+	struct dp_calibration result = {.cpu_write_mib_s = 1.5, .verified = config->bdev != NULL};
+
+	if (!is_pool(config->pool, err))
+		return -ENODEV;
+	if (fake.calibration_fails)
+		snprintf(result.reason, sizeof(result.reason), "it could not be put back");
+	done(arg, fake.calibration_fails ? -EIO : 0, &result);
+	return 0;
+}
+
+int dp_pool_allow(const char *name, const char *bdev, bool allow, char err[DP_ERR_MAX])
+{
+	if (!is_pool(name, err) || !find(bdev))
+		return -ENODEV;
+	fake.pool_allow = allow;
+	snprintf(fake.pool_bdev, sizeof(fake.pool_bdev), "%s", bdev);
+	return 0;
+}
+
+int dp_bdev_staging(const char *name, struct dp_staging *staging)
+{
+	*staging = (struct dp_staging){.fallbacks = 3, .interrupted = 4, .copy_bytes = {5, 6, 7, 8}};
+	staging->pool[0].bytes[0] = 10;
+	staging->pool[2].bytes[1] = 4096;
+	staging->pool[2].ops[1] = 1;
+	return find(name) ? 0 : -ENODEV;
+}
+
+const char *dp_pool_name(unsigned index)
+{
+	return index == 2 ? "0000:03:00.0" : NULL;
+}

@@ -27,6 +27,10 @@ struct fake_engine {
 	} upcall;
 	struct dp_queue_key closed;
 	uint64_t qos[4];
+	int pool_rc; /* as create_rc, of calls about pools */
+	struct dp_pool_config pool; /* last */
+	char pool_name[64], pool_path[128], pool_bdev[64];
+	bool pool_allow, calibration_fails;
 };
 
 extern struct fake_engine fake;

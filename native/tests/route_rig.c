@@ -43,6 +43,7 @@ static void identify(const struct drive *d, uint32_t cns, uint8_t *data)
 		put16(data + 78, d->cntlid);
 		put16(data + 520, d->oncs);
 		put16(data + 534, d->ocfs);
+		data[261] = 2;
 	} else {
 		data[0] = d->vsl;
 	}
@@ -52,14 +53,18 @@ static int admin(unsigned ns, struct nvme_passthru_cmd *cmd)
 {
 	uint8_t *data = (uint8_t *)(uintptr_t)cmd->addr;
 
-	if (cmd->opcode == 0x06)
+	if (cmd->opcode == 0x02) {
+		memset(data, 0, cmd->data_len);
+		data[1024 + 4 * OPC_VERIFY] = rr.drive[ns].effects_verify;
+	} else if (cmd->opcode == 0x06) {
 		identify(&rr.drive[ns], cmd->cdw10, data);
-	else if (cmd->cdw10 != 0x16 || rr.no_features)
+	} else if (cmd->cdw10 != 0x16 || rr.no_features) {
 		return ST_INVALID_FIELD | 0x4000;
-	else if (cmd->opcode == 0x0A)
+	} else if (cmd->opcode == 0x0A) {
 		memcpy(data, rr.behavior, 512);
-	else
+	} else {
 		memcpy(rr.behavior, data, 512);
+	}
 	return 0;
 }
 
@@ -137,7 +142,7 @@ static int verify(unsigned ns, const struct nvme_passthru_cmd *cmd)
 	const struct drive *d = &rr.drive[ns];
 
 	rr.verifies++;
-	if (!(d->oncs & 0x80))
+	if (!(d->oncs & 0x80) && !d->effects_verify)
 		return ST_INVALID_OPCODE | 0x4000;
 	if (d->vsl && (((uint64_t)cmd->cdw12 & 0xFFFF) + 1) << d->lbads > 4096u << d->vsl)
 		return ST_INVALID_FIELD | 0x4000;

@@ -20,6 +20,7 @@ struct drive {
 	uint8_t msrc, mdts, vsl, lbads;
 	const char *serial;
 	uint16_t oncs, ocfs;
+	bool effects_verify; /* Commands Supported and Effects has it */
 	uint64_t size; /* that BLKGETSIZE64 tells; 0: as it is */
 };
 

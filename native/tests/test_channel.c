@@ -257,6 +257,10 @@ static void test_events(void **state)
 	channel_bdev_changed("b0", false);
 	assert_int_equal(receive(&body, &len), CHANNEL_BDEV_CHANGED);
 	assert_memory_equal((const char *)body + 4, "b0", 2);
+	channel_pool_lost("0000:03:00.0", "it was pulled out");
+	assert_int_equal(receive(&body, &len), CHANNEL_POOL_LOST);
+	assert_memory_equal(body, "0000:03:00.0\0it was pulled out", 30);
+	assert_int_equal(len, 30);
 }
 
 /* More events than the socket takes are kept, in order; more than the bound ends the channel. */

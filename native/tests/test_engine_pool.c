@@ -559,6 +559,11 @@ static void a_namespace_in_a_pool(void **state)
 	assert_int_not_equal(pool_index(pool), before);
 	assert_int_equal(bdev_rw("c", BDEV_FLUSH, 0, NULL, 0), -ENODEV);
 	delete_bdev("c");
+	/* One that is not lost goes as soon as the disk's deletion is answered. */
+	assert_int_equal(create_cmb("p", false, 64), 0);
+	delete_bdev("c");
+	delete_pool("p");
+	pool = create_pool("p", 60);
 	assert_int_equal(create_cmb("p", false, 64), 0);
 	memset(&seen, 0, sizeof(seen));
 	write_read_lose(pool);

@@ -453,6 +453,18 @@ static void test_verify(void **state)
 	assert_int_equal(rr.verifies, 4);
 }
 
+static void test_verify_in_the_effects_log_alone(void **state)
+{
+	rr.drive[0].oncs = 0;
+	rr.drive[0].effects_verify = true;
+	rr.drive[1].oncs = 0x101;
+	open_filled();
+	assert_int_equal(atomic_load(&rr.bdev[0]->nvme->can), NVME_PASS_VERIFY);
+	assert_int_equal(atomic_load(&rr.bdev[1]->nvme->can), NVME_PASS_COMPARE | NVME_PASS_COPY | NVME_PASS_COPY_NS);
+	assert_int_equal(rr_verify(1, 0, 300, false), 0);
+	assert_int_equal(rr.verifies, 1);
+}
+
 /* The drive says that it cannot read: so do we, as the medium cannot be read. */
 static void test_verify_bad_block(void **state)
 {
@@ -601,6 +613,7 @@ int main(void)
 		DRIVE(test_compare),
 		DRIVE(test_compare_partition),
 		DRIVE(test_verify),
+		DRIVE(test_verify_in_the_effects_log_alone),
 		DRIVE(test_verify_bad_block),
 		DRIVE(test_queue_ends),
 		REFLINK(test_reflink),

@@ -342,6 +342,109 @@ static void test_bdevs(void **state)
 	assert_int_equal(fake.bdevs, 1);
 }
 
+static void test_cmb_bdevs(void **state)
+{
+	const char *good = "{\"name\":\"c0\",\"num_blocks\":16,\"block_size\":512,\"pool\":\"p\",\"uuid\":null}";
+
+	(void)state;
+	assert_int_equal(code_of("bdev_cmb_create", good), 0);
+	assert_int_equal(fake.bdev.kind, DP_BDEV_CMB);
+	assert_int_equal(fake.bdev.num_blocks, 16);
+	assert_false(fake.bdev.emulated || fake.bdev.pmr);
+	json_t *shown = result_of("bdev_get_bdevs", "{}");
+	json_t *config = json_object_get(json_object_get(json_array_get(shown, 0), "driver_specific"), "config");
+	json_t *asked = json_pack("{s:s, s:o}", "method", "bdev_cmb_create", "params", json_loads(good, 0, NULL));
+
+	assert_true(json_equal(config, asked)); /* what a control plane compares */
+	json_decref(asked);
+	json_decref(shown);
+	assert_int_equal(code_of("bdev_cmb_create", "{\"name\":\"c1\",\"num_blocks\":16,\"block_size\":512,\"emulated\":true,"
+						    "\"memory\":\"pmr\"}"), 0);
+	assert_true(fake.bdev.emulated && fake.bdev.pmr);
+	assert_int_equal(code_of("bdev_cmb_create", "{\"name\":\"c2\",\"num_blocks\":1,\"block_size\":512,\"memory\":\"x\"}"),
+			 RPC_INVALID_PARAMS);
+	assert_int_equal(code_of("bdev_cmb_delete", "{\"name\":\"c0\"}"), 0);
+}
+
+static json_int_t number(json_t *object, const char *name)
+{
+	return json_integer_value(json_object_get(object, name));
+}
+
+static void test_pools(void **state)
+{
+	(void)state;
+	assert_int_equal(code_of("p2p_pool_create", "{\"name\":\"p\",\"kind\":\"host\"}"), RPC_INVALID_PARAMS);
+	assert_int_equal(code_of("p2p_pool_create", "{\"name\":\"p\",\"kind\":\"emulated\",\"bytes\":8192,\"wipe\":\"no\"}"),
+			 RPC_INVALID_PARAMS);
+	fake.pool_rc = -ENOENT;
+	assert_int_equal(code_of("p2p_pool_create", "{\"name\":\"0000:03:00.0\",\"kind\":\"p2pmem\"}"), -ENOENT);
+	json_t *made = result_of("p2p_pool_create", "{\"name\":\"0000:03:00.0\",\"kind\":\"p2pmem\"}");
+
+	assert_int_equal(number(made, "bytes"), 1 << 20);
+	assert_string_equal(json_string_value(json_object_get(made, "kind")), "p2pmem");
+	json_decref(made);
+	assert_string_equal(fake.pool_path, "/sys/bus/pci/devices/0000:03:00.0/p2pmem/allocate");
+	assert_false(fake.pool.wipe_always);
+	assert_int_equal(code_of("p2p_pool_create", "{\"name\":\"p\",\"kind\":\"emulated\",\"bytes\":8192,"
+						    "\"wipe\":\"always\"}"), 0);
+	assert_true(fake.pool.wipe_always);
+	assert_int_equal(fake.pool.bytes, 8192);
+	assert_int_equal(code_of("bdev_malloc_create", "{\"name\":\"m0\",\"num_blocks\":16,\"block_size\":512}"), 0);
+	assert_int_equal(code_of("p2p_pool_allow", "{\"name\":\"p\",\"bdev\":\"x\",\"allow\":true}"), -ENODEV);
+	assert_int_equal(code_of("p2p_pool_allow", "{\"name\":\"p\",\"bdev\":\"m0\"}"), RPC_INVALID_PARAMS);
+	assert_int_equal(code_of("p2p_pool_allow", "{\"name\":\"p\",\"bdev\":\"m0\",\"allow\":true}"), 0);
+	json_t *pools = result_of("p2p_get_pools", "{}"), *pool = json_array_get(pools, 0);
+
+	assert_int_equal(json_array_size(pools), 1);
+	assert_int_equal(number(pool, "free"), 4096);
+	assert_true(json_is_true(json_object_get(pool, "lost")));
+	assert_string_equal(json_string_value(json_object_get(pool, "why")), "test");
+	assert_string_equal(json_string_value(json_array_get(json_object_get(pool, "allowed"), 0)), "m0");
+	json_decref(pools);
+	assert_int_equal(code_of("p2p_pool_delete", "{\"name\":\"x\"}"), -ENODEV);
+	assert_int_equal(code_of("p2p_pool_delete", "{\"name\":\"p\"}"), 0);
+}
+
+static void test_calibration(void **state)
+{
+	(void)state;
+	assert_int_equal(code_of("p2p_pool_create", "{\"name\":\"p\",\"kind\":\"emulated\",\"bytes\":8192}"), 0);
+	assert_int_equal(code_of("p2p_pool_calibrate", "{\"name\":\"x\"}"), -ENODEV);
+	assert_int_equal(code_of("p2p_pool_calibrate", "{\"name\":\"p\",\"bdev\":\"b\"}"), RPC_INVALID_PARAMS);
+	json_t *result = result_of("p2p_pool_calibrate", "{\"name\":\"p\",\"bdev\":\"b\",\"journal\":\"/x\"}");
+
+	assert_true(json_real_value(json_object_get(result, "cpu_write_mib_s")) == 1.5);
+	assert_true(json_is_true(json_object_get(result, "verified")));
+	assert_string_equal(json_string_value(json_object_get(result, "reason")), "");
+	assert_int_equal(json_object_size(result), 8);
+	json_decref(result);
+	fake.calibration_fails = true;
+	assert_int_equal(code_of("p2p_pool_calibrate", "{\"name\":\"p\"}"), -EIO);
+}
+
+static void test_staging(void **state)
+{
+	(void)state;
+	assert_int_equal(code_of("bdev_malloc_create", "{\"name\":\"m0\",\"num_blocks\":16,\"block_size\":512}"), 0);
+	assert_int_equal(code_of("p2p_get_staging", "{\"name\":\"x\"}"), -ENODEV);
+	json_t *shown = result_of("p2p_get_staging", "{}"), *one = json_array_get(shown, 0);
+	json_t *pools = json_object_get(one, "pools");
+
+	assert_int_equal(json_array_size(shown), 1);
+	assert_string_equal(json_string_value(json_object_get(one, "bdev")), "m0");
+	assert_int_equal(number(one, "fallbacks"), 3);
+	assert_int_equal(number(one, "interrupted"), 4);
+	assert_int_equal(number(json_object_get(one, "copy_routes"), "device"), 5);
+	assert_int_equal(number(json_object_get(one, "copy_routes"), "host"), 8);
+	assert_int_equal(json_array_size(pools), 2); /* host always, and what was used */
+	assert_string_equal(json_string_value(json_object_get(json_array_get(pools, 0), "pool")), "host");
+	assert_int_equal(number(json_array_get(pools, 0), "read_bytes"), 10);
+	assert_string_equal(json_string_value(json_object_get(json_array_get(pools, 1), "pool")), "0000:03:00.0");
+	assert_int_equal(number(json_array_get(pools, 1), "write_bytes"), 4096);
+	json_decref(shown);
+}
+
 static void test_qos_keeps_what_is_left_out(void **state)
 {
 	(void)state;
@@ -441,6 +544,10 @@ int main(void)
 		TEST(test_client_that_goes_while_it_is_served),
 		TEST(test_client_that_does_not_read),
 		TEST(test_bdevs),
+		TEST(test_cmb_bdevs),
+		TEST(test_pools),
+		TEST(test_calibration),
+		TEST(test_staging),
 		TEST(test_qos_keeps_what_is_left_out),
 		TEST(test_counters),
 		TEST(test_controllers),

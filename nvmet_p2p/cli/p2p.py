@@ -1,4 +1,5 @@
-"""``nvmet-p2p p2p map`` and ``p2p doctor``: the daemon's view of peer-to-peer, or this machine's own when none runs."""
+"""``nvmet-p2p p2p``: ``map`` and ``doctor`` show the daemon's view of peer-to-peer, or this machine's own without one;
+``staging``, ``set`` and ``calibrate`` are about where data rests."""
 
 from __future__ import annotations
 
@@ -32,15 +33,18 @@ def _source_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
         click.option("--proc", type=FOLDER, default=Path("/proc"), help="With --sysfs: its /proc.", show_default=True),
         click.option("--sysfs", type=FOLDER, help="Ask no daemon; read this tree (/sys, or one recorded elsewhere)."),
-        click.option(
-            "--rpc-socket",
-            type=click.Path(path_type=Path, resolve_path=True),
-            default=lambda: config.default_rpc_socket(os.environ, os.getuid()),
-            help="The daemon's Unix socket.",
-        ),
     ):
         command = option(command)
-    return command
+    return _socket_option(command)
+
+
+def _socket_option(command: Callable[..., None]) -> Callable[..., None]:
+    return click.option(
+        "--rpc-socket",
+        type=click.Path(path_type=Path, resolve_path=True),
+        default=lambda: config.default_rpc_socket(os.environ, os.getuid()),
+        help="The daemon's Unix socket.",
+    )(command)
 
 
 @click.group("p2p")
@@ -79,6 +83,57 @@ def show_findings(ctx: click.Context, rpc_socket: Path, sysfs: Path | None, proc
     document = _document("p2p_doctor", doctor.doctor_document, rpc_socket, sysfs, proc)
     click.echo(_json(document) if as_json else render_text.doctor_text(document), nl=as_json)
     ctx.exit(doctor.exit_code(document))
+
+
+@command.command("staging")
+@_socket_option
+@click.option("--nqn", help="One subsystem.")
+@click.option("--nsid", type=int, help="One namespace of it.")
+@click.option("--json", "as_json", is_flag=True, help="The daemon's answer as JSON.")
+def show_staging(rpc_socket: Path, nqn: str | None, nsid: int | None, as_json: bool) -> None:
+    """Show where each namespace's data rests, by which policy and why, and the bytes so far."""
+    from nvmet_p2p.cli import p2p_staging
+
+    p2p_staging.show(rpc_socket, nqn, nsid, as_json)
+
+
+@command.command("set")
+@_socket_option
+@click.option("--strict", is_flag=True, help="Never host memory instead; refused if that cannot be kept.")
+@click.option("--nqn", help="For this subsystem [default: for the target]")
+@click.option("--nsid", type=int, help="For this namespace of it.")
+@click.option("--listener", metavar="ADDRESS:PORT", help="For this listener of it.")
+@click.argument("policy")
+def set_policy(
+    rpc_socket: Path, strict: bool, nqn: str | None, nsid: int | None, listener: str | None, policy: str
+) -> None:
+    """Set POLICY: off, auto, a provider's PCI address, an emulated pool's name, or inherit.
+
+    The narrowest one that is set counts: namespace, listener, subsystem, target.
+    """
+    from nvmet_p2p.cli import p2p_staging
+
+    p2p_staging.change(rpc_socket, policy, strict, nqn, nsid, listener)
+
+
+@command.command("calibrate")
+@_socket_option
+@click.option("--pool", help="One pool [default: all in use]")
+@click.option("--bdev", help="One bdev [default: all that use the pools]")
+@click.option("--json", "as_json", is_flag=True, help="The daemon's answer as JSON.")
+@click.pass_context
+def calibrate(ctx: click.Context, rpc_socket: Path, pool: str | None, bdev: str | None, as_json: bool) -> None:
+    """Measure pools again and compare data in both directions. What is on the drives is left as it is.
+
+    Exit code: 0 all data came back as written, 1 some did not, 2 it could not be found out.
+    """
+    from nvmet_p2p.cli import p2p_staging
+
+    try:
+        verified = p2p_staging.calibrate(rpc_socket, pool, bdev, as_json)
+    except NvmetP2PError as error:
+        raise Failure(str(error)) from error
+    ctx.exit(0 if verified else 1)
 
 
 def _document(

@@ -208,9 +208,59 @@ def _namespaces(namespaces: Sequence[Document]) -> Iterator[str]:
     for entry in namespaces:
         where = f" on {entry['listener']}" if entry["listener"] else ""
         yield f"  {entry['nqn']} namespace {entry['nsid']} ({entry['bdev']}){where}: {choice_line(entry)}"
-        yield f"    {entry['choice']['reason']}"
-        if entry["drives_refused"]:
-            yield f"    {entry['drives_refused']['reason']}"
+        yield from _why(entry["choice"]["reason"], entry["drives_refused"], entry["policy"] == "off")
+
+
+def staging_text(namespaces: Sequence[Document]) -> str:
+    """The answer of ``p2p_get_staging``: for each namespace what each listener chose, and where the bytes went."""
+    lines: list[str] = []
+    for namespace in namespaces:
+        lines.append(f"{namespace['nqn']} namespace {namespace['nsid']} ({namespace['bdev']})")
+        for path in namespace["paths"]:
+            lines += _path(path)
+        lines += [f"  so far: {words}" for words in _so_far(namespace)]
+    return "\n".join(lines or ["no namespace"]) + "\n"
+
+
+def _path(path: Document) -> Iterator[str]:
+    address = path["listen_address"]
+    where = "without a listener"
+    if address is not None:
+        host = f"[{address['traddr']}]" if ":" in address["traddr"] else address["traddr"]
+        where = f"{host}:{address['trsvcid']}"
+    policy = (
+        path["policy"] if path["policy"] == "off" else f"{path['policy']},{'strict' if path['strict'] else 'prefer'}"
+    )
+    line = choice_line({"choice": path, "policy": policy, "policy_of": path["policy_of"]})
+    yield f"  {where}: {'DEGRADED, ' if path['state'] == 'degraded' else ''}{line}"
+    yield from _why(path["reason"], path["drives_refused"], path["policy"] == "off")
+
+
+def _so_far(namespace: Document) -> Iterator[str]:
+    for pool in namespace["pools"]:
+        moved = [f"{size(pool[f'{what}_bytes'])} {word}" for what, word in _MOVED if pool[f"{what}_bytes"]]
+        if moved:
+            name = "host memory" if pool["kind"] == "host" else pool["pool"]
+            kind = " (EMULATED: host memory)" if pool["kind"] == "emulated" else ""
+            yield f"{', '.join(moved)} by {name}{kind}"
+    routes = [f"{size(count)} by {route}" for route, count in namespace["copy_routes"].items() if count]
+    if routes:
+        yield f"Copy moved {', '.join(routes)}"
+    for key, words in (("fallbacks", "fell back to host memory"), ("interrupted", "had to be sent again")):
+        if namespace[key]:
+            yield f"{_count(namespace[key], 'command')} {words}"
+
+
+def calibrations_text(results: Sequence[Document]) -> str:
+    """The answer of ``p2p_calibrate``."""
+    lines = [f"{result['pool']} with {result['bdev']}: {calibration(result)}" for result in results]
+    return "\n".join(lines or ["no pool is in use"]) + "\n"
+
+
+def _why(reason: str, refused: Document | None, off: bool) -> Iterator[str]:
+    yield f"    {reason}"
+    if refused and not off and refused["reason"] not in reason:
+        yield f"    {refused['reason']}"
 
 
 def choice_line(entry: Document) -> str:
@@ -223,4 +273,5 @@ def choice_line(entry: Document) -> str:
     return f"{', '.join(rests)} (policy {entry['policy']} of {entry['policy_of']}{runner_up})"
 
 
+_MOVED: Final = (("read", "read"), ("write", "written"), ("copy", "copied"))
 _DIRECTIONS: Final = (("reads", "read"), ("writes", "write"), ("copies", "copy"))

@@ -1,12 +1,13 @@
 """Journals of probes: what a calibration overwrites on a drive, to be put back if it could not do so itself.
 
-The data plane writes the journal (``native/src/calibrate.h``), fsyncs it, and only then writes to the drive; it removes
-it when the drive holds its own data again. So a journal that is found is put back before its drive is opened:
+The data plane writes the journal (``native/src/calibrate.h``) under another name, fsyncs it, gives it its name, and
+only then writes to the drive; it removes it when the drive holds its own data again. So a journal that is found is put
+back before its drive is opened:
 
-- One that is shorter than it says was never fsynced: the drive was not written to. It is removed.
 - One that is whole is written back, and then removed.
 - Anything else is damaged, or belongs to a drive that cannot be told apart from another one: the back end is refused,
   until a person has decided. Nothing is ever guessed.
+- A file that never got its name was never complete: the drive was not written to.
 
 Device names change from boot to boot. So a journal's file is named after the identity of its drive, not after its path.
 """
@@ -35,6 +36,7 @@ log = structlog.get_logger()
 
 FOLDER: Final = "calibration"
 SUFFIX: Final = ".journal"
+INCOMPLETE: Final = ".new"  # the data plane's, behind the name
 MAGIC: Final = b"nvmet-p2p probe\n"
 VERSION: Final = 1
 HEADER_BYTES: Final = 4096
@@ -63,17 +65,17 @@ class Journal:
     data: bytes
 
     @classmethod
-    def parse(cls, raw: bytes) -> Journal | None:
-        """``None``: it was never complete. Raises ``ValueError``: it is damaged."""
+    def parse(cls, raw: bytes) -> Journal:
+        """Raises ``ValueError``: it is damaged."""
         if len(raw) < HEADER_BYTES:
-            return None
+            raise ValueError(f"{len(raw)} bytes are too few")
         magic, version, crc, offset, length, drive_bytes, *names = _HEADER.unpack_from(raw)
         if magic != MAGIC or version != VERSION or not 0 < length <= LENGTH_MAX:
             raise ValueError("its header is not one")
-        if len(raw) < HEADER_BYTES + length:
-            return None
+        if len(raw) != HEADER_BYTES + length:
+            raise ValueError(f"it has {len(raw)} bytes instead of {HEADER_BYTES + length}")
         head = raw[:_CRC_AT] + bytes(4) + raw[_CRC_AT + 4 : HEADER_BYTES]
-        if len(raw) > HEADER_BYTES + length or crc32c(raw[HEADER_BYTES:], crc32c(head)) != crc:
+        if crc32c(raw[HEADER_BYTES:], crc32c(head)) != crc:
             raise ValueError("its checksum is wrong")
         if offset + length > drive_bytes:
             raise ValueError("its blocks lie behind the end of its drive")
@@ -124,6 +126,7 @@ class Journals:
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             path = self.path(filename)
+            path.with_name(f"{path.name}{INCOMPLETE}").unlink(missing_ok=True)
         except OSError as error:
             raise OperatorError(-(error.errno or errno.EIO), f"no journal for {filename}: {error.strerror}") from error
         yield path
@@ -153,13 +156,9 @@ class Journals:
 
     def _put_back(self, path: Path, filename: str) -> None:
         try:
-            raw = path.read_bytes()
-            journal = Journal.parse(raw)
-            if journal is None:
-                log.warning("journal.unused", path=str(path), drive=filename, note="the drive was not written to")
-            else:
-                _write_back(journal, filename)
-                log.warning("journal.restored", path=str(path), drive=filename, bytes=len(journal.data))
+            journal = Journal.parse(path.read_bytes())
+            _write_back(journal, filename)
+            log.warning("journal.restored", path=str(path), drive=filename, bytes=len(journal.data))
             path.unlink()
             _sync(self.folder)
         except ValueError as error:
@@ -182,7 +181,7 @@ class Journals:
                 journal = Journal.parse(path.read_bytes())
             except (OSError, ValueError):
                 continue  # its own drive is refused when that comes
-            if journal is not None and journal.path == real:
+            if journal.path == real:
                 raise JournalError(
                     f"a probe of {real} was interrupted, and the drive of that name is another one now, or cannot be "
                     f"told from another: {path}. Move the file away to open it as it is"

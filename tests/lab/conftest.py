@@ -99,7 +99,21 @@ def p2p_guest() -> Iterator[Guest]:
         yield guest
 
 
+@contextlib.contextmanager
+def serving(machine: Machine) -> Iterator[InsideTarget]:
+    """A guest of its own with the target running in it, for the fixtures of a module that needs other hardware."""
+    _need_lab()
+    need_dataplane()
+    with Guest(machine) as guest:
+        guest.boot()
+        target = InsideTarget(guest)
+        with contextlib.closing(target):
+            yield target.start()
+        _no_faults(guest, splats(guest.messages()))
+
+
 def need_dataplane() -> None:
+    """Skips, or fails where it is required, without a data plane."""
     if find_program() is None:
         why = "nvmet-p2p-dataplane is not built: make native"
         if os.environ.get("NVMET_P2P_NATIVE") == "require":
@@ -109,9 +123,8 @@ def need_dataplane() -> None:
 
 @pytest.fixture(scope="session")
 def inside_daemon(p2p_guest: Guest) -> Iterator[InsideTarget]:
-    target = InsideTarget(p2p_guest)
-    yield target
-    target.close()
+    with contextlib.closing(InsideTarget(p2p_guest)) as target:
+        yield target
 
 
 @pytest.fixture

@@ -107,14 +107,14 @@ class InsideTarget:
         words = ["target-enter", *COMMAND, "serve", "--rpc-socket", SOCKET, "--state-dir", STATE]
         words += ["--dataplane", self.engine, *options]
         started = time.monotonic()
-        self.guest.run(_DETACHED % (shlex.join(words), "/lab/files/target.log", "/run/nvmet-p2p/pid"), keep=True)
-        deadline = started + START_S
+        (self.guest.files / "target.ended").unlink(missing_ok=True)
+        self.guest.run(_DETACHED.format(command=shlex.join(words), name="target", pid="/run/nvmet-p2p/pid"), keep=True)
         while not self.up():
-            ended = self.guest.run("[ -e /proc/$(cat /run/nvmet-p2p/pid) ]", check=False).code != 0
-            if ended or time.monotonic() > deadline:
-                how = "has ended" if ended else f"does not answer after {START_S:.0f} s"
-                raise Unreachable(f"the daemon in the guest {how}\n{self.log()}")
-            time.sleep(0.1)
+            if (self.guest.files / "target.ended").exists():
+                raise Unreachable(f"the daemon in the guest has ended\n{self.log()}")
+            if time.monotonic() > started + START_S:
+                raise Unreachable(f"the daemon in the guest does not answer after {START_S:.0f} s\n{self.log()}")
+            time.sleep(0.3)  # each look costs the guest some of its time
         self.start_seconds = time.monotonic() - started
         return self
 
@@ -152,7 +152,7 @@ class InsideTarget:
         if self._boot == self.guest.boots and self.guest.alive:
             return
         self.guest.boot()
-        self.guest.run(_DETACHED % ("target-rpc", "/lab/files/target-rpc.log", "/run/target-rpc.pid"), keep=True)
+        self.guest.run(_DETACHED.format(command="target-rpc", name="target-rpc", pid="/run/target-rpc.pid"), keep=True)
         if self._link is not None:
             self._link.close()
         self._link = socket.socket(socket.AF_UNIX)
@@ -198,8 +198,8 @@ class InsideTarget:
             return answer["result"]
 
     def cli(self, *words: str, timeout: float = 60.0, check: bool = True) -> Result:
-        """The ``nvmet-p2p`` command in the guest; the options it needs to find the daemon are added."""
-        line = [*COMMAND, words[0], "--rpc-socket", SOCKET, *words[1:]]
+        """The ``nvmet-p2p`` command in the guest; the option with which it finds the daemon is added."""
+        line = [*COMMAND, *words, "--rpc-socket", SOCKET]
         return self.guest.run(f"exec target-enter {shlex.join(line)}", timeout=timeout, check=check)
 
     def spdk_rpc(self, *words: str, timeout: float = 60.0, check: bool = True) -> Result:
@@ -249,9 +249,13 @@ class InsideTarget:
         return " ".join(words)
 
 
+# A command that no job's end ends; its output and then its exit code go where the host can read them.
 _DETACHED = """set -e
 group=/sys/fs/cgroup/target; mkdir -p $group /run/nvmet-p2p; echo $$ > $group/cgroup.procs
-export PYTHONUNBUFFERED=1
-setsid %s < /dev/null >> %s 2>&1 &
-echo $! > %s
+trap '' HUP; rm -f {pid}
+(
+    {command} < /dev/null >> /lab/files/{name}.log 2>&1 & echo $! > {pid}
+    set +e; wait $!; echo $? > /lab/files/{name}.ended
+) > /dev/null 2>&1 &
+until [ -s {pid} ]; do sleep 0.1; done
 """

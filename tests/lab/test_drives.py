@@ -9,7 +9,7 @@ import pytest
 from tests.lab.inside import Drive, InsideTarget, drives
 from tests.lab.lab import Guest
 from tests.lab.test_linux_host import FIND, FIO_VERIFY, NQN, quiet
-from tests.lab.trace import DRAM, FLUSH, READ, WRITE, WRITE_ZEROES, Command, Trace, Traffic, commands
+from tests.lab.trace import DRAM, FLUSH, READ, WRITE, WRITE_ZEROES, Command, Trace, Traffic, commands, seen
 
 pytestmark = pytest.mark.p2p
 MIB = 1 << 20
@@ -33,13 +33,6 @@ def a(inside: InsideTarget, lab_drives: dict[str, Drive]) -> Drive:
     inside.rpc("bdev_uring_create", name="a", filename=drive.device)
     inside.serve(NQN, {1: "a"})
     return drive
-
-
-def seen(trace: Trace, found: dict[str, Drive]) -> Traffic:
-    """The traffic since the mark, in a trace that can be trusted."""
-    traffic = Traffic(trace.commands(), found.values(), 1 << 30)
-    assert traffic.torn == [], str(traffic)
-    return traffic
 
 
 def iostat(inside: InsideTarget, bdev: str) -> dict[str, int]:

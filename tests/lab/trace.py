@@ -131,3 +131,10 @@ class Trace:
             file.seek(self.offset)
             text = file.read()
         return list(commands(text.decode(errors="replace").splitlines()))
+
+
+def seen(trace: Trace, drives: dict[str, Drive], memory_bytes: int = 1 << 30) -> Traffic:
+    """The traffic since the mark, in a trace that can be trusted."""
+    traffic = Traffic(trace.commands(), drives.values(), memory_bytes)
+    assert traffic.torn == [], str(traffic)
+    return traffic

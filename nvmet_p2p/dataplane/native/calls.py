@@ -79,12 +79,13 @@ def facts_of(config: BdevConfig, answer: dict[str, Any]) -> BdevFacts:
     )
 
 
-def set_controller(view: ControllerView) -> dict[str, Any]:
-    """Parameters of p2p_controller_set."""
+def set_controller(view: ControllerView, *, pools: bool = True) -> dict[str, Any]:
+    """Parameters of p2p_controller_set. ``pools``: the data plane has any."""
     return {
         "key": view.key,
         "mdts_bytes": view.mdts_bytes,
         "copy_formats": view.copy_formats,
+        **({"host": view.hostnqn} if pools else {}),
         "namespaces": [
             {
                 "nsid": namespace.nsid,

@@ -38,6 +38,7 @@ from nvmet_p2p.dataplane.native.messages import (
 from nvmet_p2p.dataplane.native.pools import NativePools
 from nvmet_p2p.dataplane.native.rdma import RdmaMethods, RdmaSide
 from nvmet_p2p.dataplane.native.rpc import LinkLostError
+from nvmet_p2p.dataplane.native.views import ViewSender
 from nvmet_p2p.dataplane.port import (
     DataPlaneEvents,
     DataPlaneStatus,
@@ -62,6 +63,7 @@ REFRESH_S: Final = 1.0
 WATCHDOG_S: Final = 5.0
 WATCHDOG_TIMEOUT_S: Final = 30.0  # a control thread that has not answered for so long hangs
 IOSTAT_NAMES: Final = 64  # a call: SPDK's client parses its answer again for each 4 KiB that arrive
+STAGING_SHARE: Final = 20  # with thousands of back ends that answer is long: no more of the time goes into it
 RESIZABLE: Final = frozenset({"null", "malloc"})
 
 
@@ -84,7 +86,7 @@ class NativeDataPlane(RdmaMethods):
 
     def __init__(self, options: LaunchOptions, *, name: str = "native", journals: Journals | None = None) -> None:
         self.name = name
-        self._pools = NativePools(self._call)
+        self._pools = NativePools(self._call, self._allowed_now)
         self._journals = journals
         self._options = options
         self._events: DataPlaneEvents | None = None
@@ -97,6 +99,7 @@ class NativeDataPlane(RdmaMethods):
         self._found: dict[str, dict[str, Any]] = {}  # back ends of a helper that ran before us, not asked for yet
         self._views: dict[ControllerKey, ControllerView] = {}
         self._stale: set[ControllerKey] = set()  # views that the helper which is being filled does not have
+        self._sender = ViewSender(self._pools, self._bdevs)
         self._queues: dict[ControllerKey, dict[int, _Queue]] = {}
         self._adopting: dict[int, _Queue] = {}  # by token
         self._leaving: set[tuple[ControllerKey, int]] = set()  # disconnected: the helper closes them by itself
@@ -107,6 +110,7 @@ class NativeDataPlane(RdmaMethods):
         self._iostat: dict[str, IoStat] = {}
         self._outstanding: dict[tuple[ControllerKey, int], int] = {}
         self._refreshing = asyncio.Lock()
+        self._staging_due = 0.0
         self._restarts = 0
         self._last_exit = ""
         self._up_since = 0.0
@@ -250,7 +254,7 @@ class NativeDataPlane(RdmaMethods):
             if view is None:
                 continue
             try:
-                await helper.call("p2p_controller_set", calls.set_controller(view))
+                await self._sender.send(helper, view)
             except OperatorError as error:  # it names a back end that is absent now: another view is on its way
                 log.warning("controller.refused", controller=view.key, reason=error.message)
         await self._rdma.refill(self._tell())
@@ -267,7 +271,7 @@ class NativeDataPlane(RdmaMethods):
             helper = self._helper
             try:
                 async with asyncio.timeout(WATCHDOG_TIMEOUT_S):
-                    await (self.refresh() if now != seen else self._call("spdk_get_version"))
+                    await (self.refresh(thrifty=True) if now != seen else self._call("spdk_get_version"))
                 seen, asked = now, time.monotonic()
             except TimeoutError:
                 if helper is not None:
@@ -447,10 +451,18 @@ class NativeDataPlane(RdmaMethods):
             return
         with contextlib.suppress(LinkLostError):
             assert self._helper is not None
-            await self._helper.call("p2p_controller_set", calls.set_controller(view))
+            await self._sender.send(self._helper, view)
+
+    async def _allowed_now(self) -> None:
+        """A bdev may use a pool from now on: views that already ask for it are sent again."""
+        for key in self._sender.short():
+            view = self._views.get(key)
+            if view is not None and self._ready.is_set() and self._sender.can_be_whole(view):
+                await self.controller_set(view)
 
     async def controller_remove(self, key: ControllerKey) -> None:
         self._views.pop(key, None)
+        self._sender.forget(key)
         await self._close("p2p_controller_remove", {"key": key})
         self._forget_all(key)
         self._past.pop(key, None)
@@ -541,7 +553,7 @@ class NativeDataPlane(RdmaMethods):
         queues = self._queues.get(key, {}).values()
         return self._past.get(key, 0) + sum(self._activity.count(queue.slot) - queue.base for queue in queues)
 
-    async def refresh(self) -> None:
+    async def refresh(self, *, thrifty: bool = False) -> None:
         async with self._refreshing:
             names = [name for name in self._bdevs if self.connected]
             for at in range(0, len(names), IOSTAT_NAMES):
@@ -549,9 +561,11 @@ class NativeDataPlane(RdmaMethods):
                 with contextlib.suppress(OperatorError):  # one was deleted meanwhile: the next time, then
                     answer = await self._call("bdev_get_iostat", {"names": some}, wait=False)
                     self._iostat.update({shown["name"]: calls.iostat_of(shown) for shown in answer["bdevs"]})
-            if self._pools.names() and self.connected:
+            if self.connected and self._pools.supported and (not thrifty or time.monotonic() >= self._staging_due):
+                began = time.monotonic()
                 with contextlib.suppress(OperatorError):
                     self._pools.keep_counters(await self._call("p2p_get_staging", wait=False))
+                self._staging_due = began + (time.monotonic() - began) * STAGING_SHARE
             if self._queues and self.connected:
                 with contextlib.suppress(OperatorError):
                     shown = await self._call("p2p_get_queues", wait=False)

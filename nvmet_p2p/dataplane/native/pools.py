@@ -21,10 +21,15 @@ Call = Callable[[str, dict[str, Any]], Awaitable[Any]]
 
 
 class NativePools:
-    """Implements ``PoolPlane`` by calls of the helper. ``call`` waits for a helper that is being restarted."""
+    """Implements ``PoolPlane`` by calls of the helper.
 
-    def __init__(self, call: Call) -> None:
+    ``call`` waits for a helper that is being restarted. ``on_allowed`` is called when a bdev may use a pool that it
+    could not use before.
+    """
+
+    def __init__(self, call: Call, on_allowed: Callable[[], Awaitable[None]]) -> None:
         self._call = call
+        self._on_allowed = on_allowed
         self.supported = False  # until a helper has answered
         self._specs: dict[str, PoolSpec] = {}
         self._allowed: dict[tuple[str, str], None] = {}
@@ -72,6 +77,7 @@ class NativePools:
         await self._call("p2p_pool_allow", {"name": name, "bdev": bdev, "allow": allowed})
         if allowed:
             self._allowed[name, bdev] = None
+            await self._on_allowed()
 
     def is_allowed(self, name: str, bdev: str) -> bool:
         return (name, bdev) in self._allowed
@@ -158,12 +164,14 @@ def state_of(shown: dict[str, Any]) -> PoolState:
 
 
 def stat_of(shown: dict[str, Any]) -> StagingStat:
-    """An entry of the data plane's p2p_get_staging."""
+    """An entry of the data plane's p2p_get_staging. A pool that was made anew may be there twice."""
+    pools: dict[str, PoolUse] = {}
+    for use in shown["pools"]:
+        known = pools.setdefault(use["pool"], PoolUse())
+        for name in PoolUse.__dataclass_fields__:
+            setattr(known, name, getattr(known, name) + int(use[name]))
     return StagingStat(
-        pools={
-            use["pool"]: PoolUse(**{name: int(use[name]) for name in PoolUse.__dataclass_fields__})
-            for use in shown["pools"]
-        },
+        pools=pools,
         fallbacks=shown["fallbacks"],
         interrupted=shown["interrupted"],
         copy_routes={route: int(shown["copy_routes"][route]) for route in COPY_ROUTES},

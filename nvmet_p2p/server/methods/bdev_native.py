@@ -24,8 +24,12 @@ class InjectError(Request, frozen=True, kw_only=True):
     name: Annotated[str, doc("Name of the error bdev")]
     io_type: Annotated[Literal["clear", "read", "write", "unmap", "flush", "all"], doc("Which I/O; clear ends all")]
     error_type: Annotated[
-        Literal["failure", "nvme_failure", "pending", "corrupt_data", "nomem"],
-        only(("failure", "pending", "corrupt_data", "nomem"), "What happens", "no status can be chosen"),
+        Literal["failure", "nvme_failure", "pending", "corrupt_data", "nomem", "not_transferred"],
+        only(
+            ("failure", "pending", "corrupt_data", "nomem", "not_transferred"),
+            "What happens; not_transferred: a read succeeds and has moved nothing",
+            "no status can be chosen",
+        ),
     ]
     nvme_sct: Annotated[U32 | UnsetType, only((), "Status code type of nvme_failure", "no status can be chosen")] = (
         UNSET

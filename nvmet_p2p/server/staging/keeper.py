@@ -136,10 +136,11 @@ class PoolKeeper:
         if not provider.usable or provider.allocate is None:
             remedy = f" ({provider.remedy})" if provider.remedy else ""
             raise OperatorError(-errno.ENODEV, f"{name}: {provider.reason}{remedy}")
-        if provider.available < limits.POOL_BYTES_MIN:
-            text = f"{name}: {provider.available} of its {provider.size} bytes are left, others have the rest"
+        free = topology.sysfs.number("bus/pci/devices", name, "p2pmem/available") or 0  # now, not when it was looked at
+        if free < limits.POOL_BYTES_MIN:
+            text = f"{name}: {free} of its {provider.size} bytes are left, others have the rest"
             raise OperatorError(-errno.ENOMEM, text)
-        size = min(provider.available, self._cmb_bytes_max or provider.available) & -limits.POOL_GRANULE_BYTES
+        size = min(free, self._cmb_bytes_max or free) & -limits.POOL_GRANULE_BYTES
         while True:
             try:
                 given = await self._plane.create(PoolSpec(name, "p2pmem", size, provider.allocate))

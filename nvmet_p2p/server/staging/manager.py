@@ -83,8 +83,15 @@ class StagingManager:
     """See the module."""
 
     def __init__(
-        self, settings: Settings, plane: PoolPlane | None, clock: Clock, journals: Journals, around: Surroundings
+        self,
+        settings: Settings,
+        plane: PoolPlane | None,
+        clock: Clock,
+        journals: Journals,
+        around: Surroundings,
+        read_proc: Callable[[], Proc] = Proc.read,
     ) -> None:
+        self._read_proc = read_proc
         self._plane = plane
         self._clock = clock
         self._around = around
@@ -151,7 +158,9 @@ class StagingManager:
     async def topology(self, *, fresh: bool = False) -> Topology:
         """The machine as it was read last; ``fresh``: as it is now."""
         if self._topology is None or fresh:
-            self._topology = await asyncio.to_thread(lambda: Topology.read(Sysfs(self._sysfs_root), proc=Proc.read()))
+            self._topology = await asyncio.to_thread(
+                lambda: Topology.read(Sysfs(self._sysfs_root), proc=self._read_proc())
+            )
         return self._topology
 
     # -- passes ------------------------------------------------------------------------------------------------------
@@ -220,9 +229,10 @@ class StagingManager:
                 self.keeper.holdings(config, backing.bdev),
                 self.keeper.results(topology, config, backing),
             )
-            pool = plan.next_pool(candidates, want, load)
+            choice = plan.hopefully(candidates, want, load)
+            pool = choice.copy
             if pool is None or self.keeper.is_ready(topology, config, pool, backing):
-                return choices.choose(candidates, want.policy, load, mdts_bytes=want.mdts)
+                return choice
             if backing.bdev not in facts:
                 return plan.without_pools(want, "absent", f"its back end {want.bdev!r} is absent", "see the log")
             async with self._busy:
@@ -310,6 +320,7 @@ class StagingManager:
                 raise unsupported(f"a strict staging policy: {NO_POOLS} ({NATIVE})")
             return
         topology = await self.topology(fresh=True)
+        self._check_providers(topology, new)
         known = dict(policies(old))
         for where, staging in policies(new):
             if staging.strict and known.get(where) != staging:
@@ -383,9 +394,10 @@ class StagingManager:
     async def calibrate(self, pool: str | None, bdev: str | None) -> list[tuple[str, str, Calibration]]:
         """Measures again: (pool, bdev, result) of every pair in use, or of those that are asked for."""
         if self.keeper is None:
-            raise unsupported(f"p2p_calibrate: {NO_POOLS}")
+            raise unsupported(f"p2p_calibrate: {NO_POOLS} ({NATIVE})")
         config, facts = self._around.model()
         topology = await self.topology(fresh=True)
+        self._check_providers(topology, config)
         surveyor = Surveyor(topology)
         wants = await asyncio.to_thread(surveyor.wants, config, self._default)
         backings = {want.backing.bdev: want.backing for want in wants if not want.backing.in_memory}

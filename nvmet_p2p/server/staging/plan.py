@@ -216,14 +216,16 @@ class Surveyor:
         return candidate
 
 
-def next_pool(candidates: tuple[Candidate, ...], want: Want, load: Mapping[str, int]) -> str | None:
-    """The pool that would be taken if everything not measured yet turned out well."""
+def hopefully(candidates: tuple[Candidate, ...], want: Want, load: Mapping[str, int]) -> Choice:
+    """The choice if everything that was not measured yet turned out well.
+
+    If its pool (``copy``) has been measured, it is the choice: what others would have measured changes nothing.
+    """
     hopeful = (
         replace(candidate, calibration=_OPTIMIST) if candidate.calibration is None else candidate
         for candidate in candidates
     )
-    choice = choices.choose(hopeful, want.policy, load, mdts_bytes=want.mdts)
-    return choice.copy
+    return choices.choose(hopeful, want.policy, load, mdts_bytes=want.mdts)
 
 
 def in_memory(want: Want) -> Choice:

@@ -19,6 +19,7 @@ from nvmet_p2p.dataplane.native.messages import (
     ChannelError,
     Hello,
     Kind,
+    PoolLost,
     QueueClosed,
     RdmaCapsule,
     RdmaClosed,
@@ -84,6 +85,8 @@ def test_hello_and_upcall_done() -> None:
         (message(4, struct.pack("<QHH", 1, 2, 0) + b"gone"), QueueClosed(1, 2, "gone")),
         (message(5, struct.pack("<QQHHI64s", 1, 2, 3, 0, 2, SQE) + b"ab"), Upcall(1, 2, 3, SQE, b"ab")),
         (message(7, struct.pack("<I", 1) + b"disk"), BdevChanged(True, "disk")),
+        (message(8, b"0000:03:00.0\0canary"), PoolLost("0000:03:00.0", "canary")),
+        (message(8, b"p"), PoolLost("p", "")),
         (
             message(16, CONNECTED),
             RdmaConnected(

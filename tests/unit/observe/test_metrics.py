@@ -21,6 +21,13 @@ SNAPSHOT = metrics.Snapshot(
     unconnected_peers=4,
     peers_accepted=7,
     peers_refused={"timeout": 2},
+    staged=(metrics.StagedBytes(nqn="n", nsid=1, pool="p", kind="emulated", direction="read", bytes=512),),
+    staging=(
+        metrics.StagingFacts(
+            nqn="n", nsid=1, fallbacks=2, interrupted=3, degraded=True, copy_routes={"device": 4, "host": 5}
+        ),
+    ),
+    pools=(metrics.PoolFacts(name="p", kind="emulated", size=65536, lost=True),),
 )
 
 
@@ -68,6 +75,14 @@ async def test_exposition(port: int) -> None:
         ("nvmet_p2p_bdev_ops_total", "b", "write"): 0,
         ("nvmet_p2p_bdev_ops_total", "b", "unmap"): 0,
         ("nvmet_p2p_bdev_errors_total", "b"): 3,
+        ("nvmet_p2p_staged_bytes_total", "read", "emulated", "n", "1", "p"): 512,
+        ("nvmet_p2p_staging_fallbacks_total", "n", "1"): 2,
+        ("nvmet_p2p_staging_interrupted_total", "n", "1"): 3,
+        ("nvmet_p2p_staging_degraded", "n", "1"): 1,
+        ("nvmet_p2p_copy_bytes_total", "n", "1", "device"): 4,
+        ("nvmet_p2p_copy_bytes_total", "n", "1", "host"): 5,
+        ("nvmet_p2p_pool_bytes", "emulated", "p"): 65536,
+        ("nvmet_p2p_pool_lost", "emulated", "p"): 1,
     }
 
 

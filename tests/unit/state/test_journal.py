@@ -66,11 +66,25 @@ def test_what_was_overwritten_is_put_back(journals: Journals, drive: Path) -> No
 
 
 @pytest.mark.parametrize("length", [0, 1, 4095, 4096, 4097, HEADER_BYTES + len(DATA) - 1])
-def test_one_that_was_never_complete_is_removed(journals: Journals, drive: Path, length: int) -> None:
+def test_one_that_is_too_short_closes_the_drive(journals: Journals, drive: Path, length: int) -> None:
+    """It had its name, so it was whole once."""
     path = leave(journals, drive, build(str(drive))[:length])
+    with pytest.raises(OperatorError, match="damaged"):
+        journals.restore(bdev(drive))
+    assert drive.read_bytes() == b"\xa5" * SIZE
+    assert path.exists()
+
+
+def test_one_that_never_got_its_name(journals: Journals, drive: Path) -> None:
+    """The drive was not written to; the next probe finds nothing in its way."""
+    with journals.reserved(str(drive)) as path:
+        incomplete = path.with_name(f"{path.name}.new")
+        incomplete.write_bytes(build(str(drive))[:100])
+    assert not journals.is_left(str(drive))
     journals.restore(bdev(drive))
     assert drive.read_bytes() == b"\xa5" * SIZE
-    assert not path.exists()
+    with journals.reserved(str(drive)):
+        assert not incomplete.exists()
 
 
 @pytest.mark.parametrize("at", [0, 16, 20, 24, 40, 60, 300, 700, 4000, 4096, HEADER_BYTES + len(DATA) - 1])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from nvmet_p2p.target.config import TransportConfig
-from nvmet_p2p.target.effects import ControllerChanged, ControllerGone, ControllerView
+from nvmet_p2p.target.effects import ControllerChanged, ControllerGone, ControllerView, Placement
 from nvmet_p2p.wire.identify import NamespaceList
 from nvmet_p2p.wire.logpages import AnaLog, ChangedNamespaceList
 from nvmet_p2p.wire.spec import AnaState
@@ -96,6 +96,38 @@ def test_facts_of_a_removed_back_end_are_not_those_of_the_next_of_that_name() ->
     world.apply(config(subsystem(NQN, namespace(1))))
     world.apply(config(subsystem(NQN, namespace(1), namespace(2))))
     assert set(host.controller.view.namespaces) == {1}
+
+
+def test_placements_are_of_a_namespace_through_a_listener_and_hosts_do_not_notice() -> None:
+    world = World(config(subsystem(NQN, namespace(1), namespace(2), listeners=(HERE, THERE))))
+    host, other = listening(world), listening(world, BOB, listener=THERE)
+    count = len(world.effects)
+    placed = {NQN: {(1, HERE): Placement("p", "q", "r", strict=True), (9, HERE): Placement("p")}}
+    world.target.place(placed, 0.0)
+    assert host.controller.view.namespaces[1].placement == Placement("p", "q", "r", strict=True)
+    assert host.controller.view.namespaces[2].placement == Placement()
+    assert other.controller.view.namespaces[1].placement == Placement()
+    assert [effect.view.key for effect in world.of(ControllerChanged)[-1:]] == [host.controller.key]
+    assert len(world.effects) == count + 1, "the other's view is as it was"
+    world.target.place(dict(placed), 0.0)
+    assert len(world.effects) == count + 1
+    assert host.events() == other.events() == []
+    world.target.place({}, 0.0)
+    assert host.controller.view.namespaces[1].placement == Placement()
+
+
+def test_a_placement_counts_from_the_first_view_on() -> None:
+    """A strict policy may have been admitted before its subsystem, or its namespace, is there."""
+    world = World()
+    world.target.place({NQN: {(3, HERE): Placement("p")}, OTHER_NQN: {(1, HERE): Placement("q")}}, 0.0)
+    host = listening(world)
+    world.target.set_bdev("disk3", facts("disk3"), 0.0)
+    world.change(namespaces={nsid: namespace(nsid) for nsid in (1, 2, 3)})
+    views = [effect.view for effect in world.of(ControllerChanged) if 3 in effect.view.namespaces]
+    assert [view.namespaces[3].placement for view in views] == [Placement("p")]
+    world.apply(config(subsystem(NQN, namespace(1)), subsystem(OTHER_NQN, namespace(1, "disk2"))))
+    assert world.started(nqn=OTHER_NQN).controller.view.namespaces[1].placement == Placement("q")
+    assert host.controller.view.namespaces[1].placement == Placement()
 
 
 def test_resize() -> None:

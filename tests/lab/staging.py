@@ -1,0 +1,86 @@
+"""For the tests of staging: policies, counters, and what the initiator does, in few words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from tests.lab.inside import Drive, InsideTarget
+from tests.lab.test_linux_host import FIND
+
+NQN = "nqn.2026-11.org.example:p2p"
+FIND_DEV = FIND.replace("nqn.2026-11.org.example:lab", NQN)
+HOST = "host"
+MIB = 1 << 20
+# Host Behavior Support with the copy descriptor formats 2 and 3 enabled (CDFE, byte 4), as format 2 needs
+ENABLE_FORMATS = r"""
+printf '\0\0\0\0\014' > /tmp/behavior; truncate -s 512 /tmp/behavior
+"""
+
+
+@dataclass(frozen=True)
+class Use:
+    """What was staged in one pool."""
+
+    read: int = 0
+    write: int = 0
+    copy: int = 0
+
+
+class Staged:
+    """Drives as namespaces of one subsystem in the guest: NSID n is the n-th name; bdevs have the drives' names."""
+
+    def __init__(self, inside: InsideTarget, drives: dict[str, Drive], names: Iterable[str] = ("A", "B")) -> None:
+        self.inside = inside
+        self.guest = inside.guest
+        self.drives = drives
+        self.names = list(names)
+        for name in self.names:
+            inside.rpc("bdev_uring_create", name=name, filename=drives[name].device)
+        inside.serve(NQN, dict(enumerate(self.names, 1)))
+
+    def policy(self, policy: str, mode: str = "prefer", **what: Any) -> None:
+        """Policy of the subsystem, or of what is named; a drive's name stands for its address."""
+        named = self.drives[policy].bdf if policy in self.drives else policy
+        what = what or {"nqn": NQN}
+        self.inside.rpc("p2p_set_staging", timeout_s=90.0, policy=named, mode=mode, **what)
+
+    def namespace(self, nsid: int = 1) -> dict[str, Any]:
+        """What p2p_get_staging says of a namespace."""
+        (found,) = self.inside.rpc("p2p_get_staging", nqn=NQN, nsid=nsid)
+        assert isinstance(found, dict)
+        return found
+
+    def state(self, nsid: int = 1) -> str:
+        """pool, host or degraded, by the only listener."""
+        (path,) = self.namespace(nsid)["paths"]
+        return str(path["state"])
+
+    def uses(self, nsid: int = 1) -> dict[str, Use]:
+        """Bytes by pool since the bdev was made; a CMB by its drive's name."""
+        names = {drive.bdf: name for name, drive in self.drives.items()}
+        return {
+            names.get(use["pool"], use["pool"]): Use(use["read_bytes"], use["write_bytes"], use["copy_bytes"])
+            for use in self.namespace(nsid)["pools"]
+        }
+
+    def pool(self, name: str) -> dict[str, Any]:
+        """What p2p_get_pools says of a drive's CMB."""
+        bdf = self.drives[name].bdf
+        (found,) = (pool for pool in self.inside.rpc("p2p_get_pools") if pool["name"] == bdf)
+        assert isinstance(found, dict)
+        return found
+
+    def connect(self, *options: str) -> str:
+        """The initiator's command and where the first namespace is found, as ``$dev``."""
+        return f"{FIND_DEV} {self.inside.connect(NQN, *options)} >&2; find_dev 1\n"
+
+
+def grown(before: dict[str, Use], after: dict[str, Use]) -> dict[str, Use]:
+    """What was staged meanwhile; pools where nothing was are left out."""
+    differences = {}
+    for name, use in after.items():
+        was = before.get(name, Use())
+        differences[name] = Use(use.read - was.read, use.write - was.write, use.copy - was.copy)
+    return {name: use for name, use in differences.items() if use != Use()}
