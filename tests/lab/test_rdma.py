@@ -6,6 +6,7 @@ The hosts: Linux with nvme-cli, and ``rdma_host.c``, which says what no host sho
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
 import subprocess
 import sys
@@ -291,9 +292,17 @@ def test_nvmeof_reads_and_writes(inside: InsideTarget) -> None:
         assert found is not None
         assert found.origin is not None
         shutil.copytree(Path(found.origin).parent, site / name, dirs_exist_ok=True)
+    libraries = site / "lib"  # of its extension module; the target's own Python does without some of them
+    libraries.mkdir(exist_ok=True)
+    for module in (site / "ibverbs").glob("*.so"):
+        linked = subprocess.run(["ldd", str(module)], check=True, capture_output=True, text=True).stdout
+        for path in re.findall(r"=> (/\S+)", linked):
+            shutil.copy2(path, libraries)
     (inside.guest.files / "nvmeof.py").write_text(NVMEOF)
     done = inside.guest.run(
-        f"PYTHONPATH=/lab/files/site exec target-enter {sys.prefix}/bin/python -P /lab/files/nvmeof.py", timeout=100
+        f"""export PYTHONPATH=/lab/files/site LD_LIBRARY_PATH=/lab/files/site/lib
+        exec target-enter {sys.prefix}/bin/python -P /lab/files/nvmeof.py""",
+        timeout=100,
     )
     assert done.out.split() == ["512", "65536", "131072", "True"]
     no_connection_stays(inside)
