@@ -78,10 +78,12 @@ class RdmaSide:
         """See ``DataPlane.listen``."""
         await self._call("p2p_rdma_listen", listen_params(address, config))
         self._listening[address] = config
+        log.info("listener.started", traddr=address.traddr, trsvcid=address.trsvcid, trtype=address.trtype)
 
     async def unlisten(self, address: ListenAddress) -> None:
         """See ``DataPlane.unlisten``."""
         if self._listening.pop(address, None) is not None:
+            log.info("listener.stopped", traddr=address.traddr, trsvcid=address.trsvcid)
             await self._call("p2p_rdma_unlisten", address_params(address), wait=False)
 
     async def refill(self, events: DataPlaneEvents) -> None:

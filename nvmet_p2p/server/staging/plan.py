@@ -92,6 +92,12 @@ class Holdings:
     emulated: Mapping[str, int]
 
 
+NOT_REGISTERED: Final = (
+    "a pool's memory is not registered with RDMA devices: NVMe/RDMA is staged in host memory",
+    "reach the namespace over NVMe/TCP; p2p doctor says what stands in the way of each RDMA device",
+)
+
+
 def policy_of(staging: StagingConfig | None) -> StagingPolicy | None:
     """A policy of the configuration as ``p2p`` has it."""
     return None if staging is None else StagingPolicy(staging.policy, staging.strict)

@@ -177,6 +177,27 @@ def test_status_says_which_back_end_is_absent(tmp_path: Path, target: FakeTarget
     assert "bdev demo0: absent" in run(tmp_path, "status").output
 
 
+def test_status_of_rdma(tmp_path: Path, target: FakeTarget) -> None:
+    demonstrate(tmp_path)
+    with RpcClient(tmp_path / "rpc.sock") as client:
+        facts = status.collect(client)
+    facts["status"]["dataplane"]["slow"] = False
+    facts["status"]["rdma"] = {
+        "devices": [
+            {"name": "rxe0", "present": True, "addresses": ["192.0.2.7"]},
+            {"name": "mlx5_0", "present": False, "addresses": []},
+        ]
+    }
+    address = {"trtype": "RDMA", "adrfam": "IPv4", "traddr": "192.0.2.8", "trsvcid": "4420"}
+    facts["subsystems"][0]["listen_addresses"].append(address)
+    facts["status"]["absent_listeners"] = [address]
+    console = Console(width=120, record=True, markup=False, emoji=False)
+    status.show(facts, console)
+    text = console.export_text()
+    assert "RDMA devices: rxe0 (192.0.2.7), mlx5_0 (gone)" in text
+    assert "RDMA IPv4: absent, tried again every second" in text
+
+
 def test_status_as_json(tmp_path: Path, target: FakeTarget) -> None:
     done = run(tmp_path, "status", "--json")
     assert json.loads(done.output)["status"]["dataplane"]["engine"] == "inprocess"

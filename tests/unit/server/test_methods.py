@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from nvmet_p2p import limits
-from nvmet_p2p.dataplane.port import IoStat
+from nvmet_p2p.dataplane.port import IoStat, RdmaStatus
 from nvmet_p2p.errors import OperatorError
 from nvmet_p2p.server.context import ControllerInfo, QpairInfo, QueueStats
 from nvmet_p2p.server.methods import METHODS
+from nvmet_p2p.server.methods.nvmf import DEVICE_COUNTERS
 from nvmet_p2p.target.config import BdevFacts, ListenAddress
 from tests.unit.server.fake_context import Api
 
@@ -178,6 +179,29 @@ async def test_referrals_and_targets(api: Api) -> None:
         {"address": ADDRESS, "secure_channel": True, "subnqn": DISCOVERY_NQN}
     ]
     assert await api.call("nvmf_get_targets") == ["nvmf_tgt"]
+
+
+async def test_stats_and_status_of_rdma(full: Api) -> None:
+    await full.call("nvmf_create_transport", trtype="RDMA")
+    device = {"name": "rxe0", "present": True, "addresses": ["192.0.2.1"], "polls": 7, "total_send_wrs": 9, "odp": True}
+    full.context.fake_dataplane.rdma = RdmaStatus(True, "", 5, (device,))
+    (group,) = (await full.call("nvmf_get_stats"))["poll_groups"]
+    (shown,) = (transport for transport in group["transports"] if transport["trtype"] == "RDMA")
+    assert shown["pending_data_buffer"] == 5
+    counters = shown["devices"][0]
+    assert (counters["name"], counters["polls"], counters["total_send_wrs"], counters["completions"]) == (
+        "rxe0",
+        7,
+        9,
+        0,
+    )
+    assert list(counters) == ["name", *DEVICE_COUNTERS]  # SPDK's names in SPDK's order
+    status = await full.call("p2p_get_status")
+    assert status["rdma"]["devices"] == [{"name": "rxe0", "present": True, "addresses": ["192.0.2.1"]}]
+    (transport,) = await full.call("nvmf_get_transports", trtype="rdma")
+    assert [name for name in transport if name in ("max_srq_depth", "no_srq", "acceptor_backlog", "c2h_success")] == [
+        "max_srq_depth", "no_srq", "acceptor_backlog",
+    ]  # fmt: skip
 
 
 async def test_stats(full: Api) -> None:

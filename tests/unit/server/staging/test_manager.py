@@ -14,7 +14,8 @@ from msgspec.structs import replace
 
 from nvmet_p2p.errors import OperatorError
 from nvmet_p2p.p2p.choice import Calibration
-from nvmet_p2p.target.config import BdevFacts
+from nvmet_p2p.state.render import address_params
+from nvmet_p2p.target.config import BdevFacts, ListenAddress
 from nvmet_p2p.target.effects import Placement
 from tests.unit.p2p.machines import MIB, XEON, Machine, bare, chassis, one_switch
 from tests.unit.server.staging.rig import ADDRESS, FAST, NQN, FakePools, Rig
@@ -335,6 +336,18 @@ async def test_without_pools_in_the_data_plane(tmp_path: Path) -> None:
             await rig.commit("p2p_emulated_pool_create", name="pretend", bytes=MIB)
         with pytest.raises(OperatorError, match="host memory alone"):
             await rig.manager.calibrate(None, None)
+
+
+async def test_rdma_listeners_have_host_memory(rig: Rig) -> None:
+    """The RDMA device does the DMA there, and it knows nothing of a pool: never silently, strict is refused."""
+    address = ListenAddress(trtype="RDMA", adrfam="IPv4", traddr="192.0.2.1", trsvcid="4420")
+    rig.do("nvmf_create_transport", trtype="RDMA")
+    rig.do("nvmf_subsystem_add_listener", nqn=NQN, listen_address=address_params(address))
+    async with rig.running():
+        assert rig.placement().write == PROVIDER
+        assert (1, address) not in rig.placed[NQN]
+        assert "not registered with RDMA devices" in rig.decision(address=address).choice.reason
+        await refused(rig, errno.EINVAL, "not registered with RDMA devices", nqn=NQN, nsid=1, policy=PROVIDER)
 
 
 async def test_a_machine_without_any_provider(tmp_path: Path) -> None:
