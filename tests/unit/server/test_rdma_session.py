@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from nvmet_p2p import daemon as daemon_module
 from nvmet_p2p.config import Settings
 from nvmet_p2p.daemon import Daemon
 from nvmet_p2p.dataplane.inprocess.engine import InProcessDataPlane
@@ -89,6 +90,7 @@ def build(tmp_path: Path, store: Store, **settings: Any) -> Daemon:
 @pytest.fixture
 async def daemon(tmp_path: Path, fake: FakePlane, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Daemon]:
     monkeypatch.setattr(plane_module, "PAUSE_FIRST_S", 0.01)
+    monkeypatch.setattr(daemon_module, "RETRY_S", 0.02)
     made = build(tmp_path, Store())
     await made.start()
     await made.commit(wanted(HERE))
