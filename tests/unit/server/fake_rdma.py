@@ -132,7 +132,8 @@ class FakePlane:
         self.folder = folder
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.answers: dict[str, Any] = {
-            "bdev_get_bdevs": [], "p2p_get_pools": [], "p2p_get_staging": [], "bdev_get_iostat": {"bdevs": []}, "p2p_get_queues": [],
+            "bdev_get_bdevs": [], "p2p_get_pools": [], "p2p_get_staging": [],
+            "bdev_get_iostat": {"bdevs": []}, "p2p_get_queues": [],
             "spdk_get_version": {"version": "fake"}, "bdev_malloc_create": FACTS,
             "p2p_get_info": {"rdma": {"built": True}},
             "p2p_rdma_get_devices": {"pending_data_buffer": 3, "devices": [{"name": "rxe0", "present": True,
