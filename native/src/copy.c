@@ -158,11 +158,14 @@ static enum io_next copy_end(struct request *rq)
 	return transfer(rq, rq->ns->bdev, BDEV_FLUSH, 0, 0, NULL);
 }
 
-static void count_moved(struct request *rq, unsigned pool, uint64_t bytes)
+static void count_moved(struct request *rq, const struct pool *pool, uint64_t bytes)
 {
 	struct bdev *home = rq->ns->bdev;
 
-	bdev_count_staged(home, rq->q->r, POOL_COPY, pool, bytes);
+	if (pool)
+		io_pool_served(home, rq->q->r, POOL_COPY, pool, bytes);
+	else
+		bdev_count_staged(home, rq->q->r, POOL_COPY, 0, bytes);
 	counter_add(&home->r[rq->q->r->id].staging.copy_bytes[pool ? DP_COPY_POOL : DP_COPY_HOST], bytes);
 }
 
@@ -353,7 +356,7 @@ static void op_go(struct copy_op *op, int rc)
 			if (rc < 0)
 				piece_failed(c, status_of_errno(rc, op->state == OP_WRITING), op->index);
 			else
-				count_moved(rq, op->pbuf ? pool_index(op->pbuf->pool) : 0, op->source.length);
+				count_moved(rq, op->pbuf ? op->pbuf->pool : NULL, op->source.length);
 			op->state = OP_IDLE;
 			c->busy--;
 			continue;
@@ -446,7 +449,7 @@ static enum io_next write_all(struct request *rq)
 	rq->done_bytes += rq->chunk;
 	rq->chunk = (uint32_t)min_u64(TRANSFER_BYTES_MAX, rq->at - rq->done_bytes);
 	if (!rq->chunk) {
-		count_moved(rq, 0, rq->at);
+		count_moved(rq, NULL, rq->at);
 		return copy_end(rq);
 	}
 	return transfer(rq, rq->ns->bdev, BDEV_WRITE, home + rq->done_bytes, rq->chunk, rq->heap + rq->done_bytes);

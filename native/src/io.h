@@ -79,7 +79,9 @@ bool io_pool_unwait(struct request *rq); /* false: an answer is on its way */
 struct pool_want io_pool_want(struct request *rq, uint32_t bytes);
 void io_pool_count_fallback(const struct request *rq, struct pool *pool); /* pool NULL: it may be gone */
 void io_pool_place(struct bdev_io *io, const struct pool_buf *buf);
-/* An operation on memory of the pool has failed: because of the memory? Then host memory may do better. */
+/* An operation on memory of the pool has gone well. */
+void io_pool_served(struct bdev *bdev, const struct reactor *r, enum pool_use use, const struct pool *pool, uint64_t bytes);
+/* ... has failed: because of the memory? Then host memory may do better. */
 bool io_pool_at_fault(struct bdev *bdev, struct pool *pool, int rc);
 /* The back end is done with the data of a request in a pool. */
 enum io_next io_pool_read_over(struct request *rq, int rc);

@@ -11,6 +11,8 @@
 
 #include "io.h"
 
+#define REFUSALS_MAX 3u /* fewer than a host repeats a command */
+
 static struct pool *pool_of_ns(const struct request *rq)
 {
 	return rq->ns->pool[rq->opc == OPC_READ ? POOL_READ : POOL_WRITE];
@@ -217,17 +219,35 @@ bool io_pool_ready(struct request *rq)
 	return false;
 }
 
+/* What the kernel says where a device cannot reach the memory of another, but a drive may have other reasons, for a moment.
+ * Again and again: the pool is nothing for this drive, whatever was found when it was tried out. */
+static void refused(struct bdev *bdev, const struct pool *pool)
+{
+	while (bdev->base)
+		bdev = bdev->base;
+	if (atomic_fetch_add(&bdev->pool_refusals, 1) + 1 < REFUSALS_MAX)
+		return;
+	atomic_fetch_and(&bdev->pools_allowed, ~(1ull << (pool_index(pool) - 1)));
+	atomic_store(&bdev->pool_refusals, 0);
+}
+
+void io_pool_served(struct bdev *bdev, const struct reactor *r, enum pool_use use, const struct pool *pool, uint64_t bytes)
+{
+	bdev_count_staged(bdev, r, use, pool_index(pool), bytes);
+	while (bdev->base)
+		bdev = bdev->base;
+	if (DP_UNLIKELY(atomic_load_explicit(&bdev->pool_refusals, memory_order_relaxed)))
+		atomic_store(&bdev->pool_refusals, 0);
+}
+
 bool io_pool_at_fault(struct bdev *bdev, struct pool *pool, int rc)
 {
 	if (rc == -EFAULT) {
 		pool_lose(pool, "the drive's access to it faulted");
 		return true;
 	}
-	/* What the kernel says where a device cannot reach the memory of another: nothing for this drive any more. */
 	if (rc == -EREMOTEIO || rc == -EINVAL) {
-		while (bdev->base)
-			bdev = bdev->base;
-		atomic_fetch_and(&bdev->pools_allowed, ~(1ull << (pool_index(pool) - 1)));
+		refused(bdev, pool);
 		return true;
 	}
 	return !pool_check(pool);
@@ -243,7 +263,7 @@ enum io_next io_pool_read_over(struct request *rq, int rc)
 		return IO_DONE;
 	}
 	if (rc == 0)
-		bdev_count_staged(bdev, rq->q->r, POOL_READ, pool_index(pool), rq->length);
+		io_pool_served(bdev, rq->q->r, POOL_READ, pool, rq->length);
 	if (rc < 0 || pool_is_lost(pool)) {
 		io_pool_count_fallback(rq, pool);
 		return IO_AGAIN;
@@ -260,7 +280,7 @@ enum io_next io_pool_write_over(struct request *rq, int rc)
 	struct pool *pool = rq->pbuf->pool;
 
 	if (rc == 0)
-		bdev_count_staged(bdev, rq->q->r, POOL_WRITE, pool_index(pool), rq->length);
+		io_pool_served(bdev, rq->q->r, POOL_WRITE, pool, rq->length);
 	if (rc == 0 ? !pool_check(pool) : io_pool_at_fault(bdev, pool, rc))
 		rq->status = interrupted(rq);
 	else if (rc < 0)

@@ -11,7 +11,8 @@
 #include "pool_registry.h"
 
 #define EPOCH_TURNS 4u
-#define LOOK_WAITERS 64 /* so many queues beyond their share are passed over to find one within */
+#define LOOK_QUEUES 16   /* so many queues beyond their share are passed over to find one within, */
+#define LOOK_WAITERS 256 /* and so many of their waiters: the lock is held */
 
 #ifdef DP_TEST_HOOKS
 bool pool_test_no_wipe;
@@ -248,19 +249,21 @@ static bool among(const struct pool_user *user, const struct pool_user *const *u
  * latest; so nobody of the same queue goes before it, or a large one would wait for as long as small ones come. */
 static struct pool_waiter *next_waiter(const struct pool *pool)
 {
-	const struct pool_user *beyond[LOOK_WAITERS];
+	const struct pool_user *beyond[LOOK_QUEUES];
 	struct pool_waiter *waiter;
-	unsigned n = 0;
+	unsigned n = 0, looked = 0;
 
 	TAILQ_FOREACH(waiter, &pool->waiters, link) {
 		const struct pool_user *user = waiter->want.user;
 
+		if (++looked > LOOK_WAITERS)
+			break;
 		if (among(user, beyond, n))
 			continue;
 		if (is_fair(pool, user, granules_of(waiter->want.bytes)))
 			return waiter;
 		beyond[n++] = user;
-		if (n == LOOK_WAITERS)
+		if (n == LOOK_QUEUES)
 			break;
 	}
 	return NULL;

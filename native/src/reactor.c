@@ -204,10 +204,18 @@ static bool poll_hot(struct reactor *r)
 	return any;
 }
 
+/*
+ * A hint: the kernel can set IORING_SQ_TASKRUN after another CPU's work has been run already, and then it stays set until
+ * there is work again. So it is never waited for to go away.
+ */
+static bool flagged(struct reactor *r)
+{
+	return IO_URING_READ_ONCE(*r->ring.sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
+}
+
 static bool kernel_has_work(struct reactor *r)
 {
-	return io_uring_cq_ready(&r->ring) ||
-	       (IO_URING_READ_ONCE(*r->ring.sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW));
+	return io_uring_cq_ready(&r->ring) || flagged(r);
 }
 
 static void cpu_relax(void)
@@ -224,7 +232,7 @@ static void reactor_idle(struct reactor *r)
 {
 	uint64_t start = dp_now_ns();
 
-	if (r->spin_ns) {
+	if (r->spin_ns && !flagged(r)) { /* a flag that is still set says nothing, and the sleep below runs what there is */
 		uint64_t now = start;
 
 		while (now - r->now_ns < r->spin_ns) {
@@ -282,10 +290,10 @@ static void reactor_loop(struct reactor *r)
 			worked |= r->poll(r);
 		}
 		reactor_flush(r);
-		if (io_uring_sq_ready(&r->ring) ||
-		    (IO_URING_READ_ONCE(*r->ring.sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW))) {
+		if (io_uring_sq_ready(&r->ring) || flagged(r)) {
 			ring_submit(r, 0);
-			continue;
+			if (io_uring_cq_ready(&r->ring))
+				continue;
 		}
 		if (!worked) {
 			uint64_t idle = atomic_load_explicit(&r->idle_ns, memory_order_relaxed);

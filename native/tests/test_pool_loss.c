@@ -103,6 +103,50 @@ static void lost_while_it_was_wiped(void **state)
 	close_pool(pool);
 }
 
+struct toucher {
+	struct pool_buf *buf;
+	pthread_t thread;
+	atomic_bool touching;
+};
+
+static void *touch(void *arg)
+{
+	struct toucher *t = arg;
+	volatile uint8_t *bytes = t->buf->iov[0].iov_base;
+
+	while (!pool_is_lost(t->buf->pool)) {
+		for (size_t at = 0; at < t->buf->bytes; at += G)
+			bytes[at] = (uint8_t)at;
+		atomic_store(&t->touching, true);
+	}
+	for (size_t at = 0; at < t->buf->bytes; at += G) /* all of it can be touched, for both */
+		bytes[at] = 1;
+	return NULL;
+}
+
+static void two_threads_fall_into_the_hole_at_once(void **state)
+{
+	for (int turn = 0; turn < 50; turn++) {
+		struct pool *pool = open_pool("p", 64);
+		struct toucher touchers[2];
+
+		for (int i = 0; i < 2; i++) {
+			touchers[i].buf = get(pool, 32, NULL);
+			atomic_init(&touchers[i].touching, false);
+			assert_int_equal(pthread_create(&touchers[i].thread, NULL, touch, &touchers[i]), 0);
+		}
+		while (!atomic_load(&touchers[0].touching) || !atomic_load(&touchers[1].touching))
+			sched_yield();
+		assert_int_equal(ftruncate(pool->fd, 0), 0);
+		for (int i = 0; i < 2; i++) {
+			pthread_join(touchers[i].thread, NULL);
+			pool_put(touchers[i].buf);
+		}
+		assert_false(pool_check(pool));
+		close_pool(pool);
+	}
+}
+
 /* A SIGBUS outside of all pools ends the process, as without us. Sent ones too. */
 static void other_faults_are_not_ours(void **state)
 {
@@ -250,6 +294,7 @@ int main(void)
 		cmocka_unit_test_setup(a_system_call_that_met_the_hole_is_repeated, setup),
 		cmocka_unit_test_setup(the_canary_tells_of_a_reset, setup),
 		cmocka_unit_test_setup(lost_while_it_was_wiped, setup),
+		cmocka_unit_test_setup(two_threads_fall_into_the_hole_at_once, setup),
 		cmocka_unit_test_setup(other_faults_are_not_ours, setup),
 		cmocka_unit_test_setup(an_address_is_found_in_log_n, setup),
 		cmocka_unit_test_setup(a_p2pmem_pool_takes_what_is_available, setup),

@@ -97,6 +97,16 @@ def show_staging(rpc_socket: Path, nqn: str | None, nsid: int | None, as_json: b
     p2p_staging.show(rpc_socket, nqn, nsid, as_json)
 
 
+@command.command("pools")
+@_socket_option
+@click.option("--json", "as_json", is_flag=True, help="The daemon's answer as JSON.")
+def show_pools(rpc_socket: Path, as_json: bool) -> None:
+    """Show the pools that data is staged in: how large, how full, how fast, and those that were lost."""
+    from nvmet_p2p.cli import p2p_staging
+
+    p2p_staging.show_pools(rpc_socket, as_json)
+
+
 @command.command("set")
 @_socket_option
 @click.option("--strict", is_flag=True, help="Never host memory instead; refused if that cannot be kept.")

@@ -1,4 +1,4 @@
-"""``nvmet-p2p p2p staging``, ``set`` and ``calibrate``: where data rests, by which policy, and how fast that is."""
+"""``nvmet-p2p p2p staging``, ``pools``, ``set`` and ``calibrate``: where data rests, by which policy, and how fast."""
 
 from __future__ import annotations
 
@@ -17,6 +17,15 @@ def show(rpc_socket: Path, nqn: str | None, nsid: int | None, as_json: bool) -> 
     """Prints ``p2p_get_staging``."""
     with RpcClient(rpc_socket) as client:
         _print_staging(client, _given(nqn=nqn, nsid=nsid), as_json)
+
+
+def show_pools(rpc_socket: Path, as_json: bool) -> None:
+    """Prints ``p2p_get_pools``."""
+    from nvmet_p2p.p2p import render_text
+
+    with RpcClient(rpc_socket) as client:
+        pools = client.call("p2p_get_pools")
+    click.echo(_json(pools) if as_json else render_text.pools_text(pools), nl=as_json)
 
 
 def change(

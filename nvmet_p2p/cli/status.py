@@ -38,6 +38,9 @@ def show(facts: dict[str, Any], console: Console | None = None) -> None:
     """Prints ``collect``'s document for people."""
     console = console or Console(highlight=False, markup=False, emoji=False)
     console.print(_engine(facts["status"]))
+    staging = facts["status"].get("staging", {})
+    if staging.get("degraded") or staging.get("lost_pools"):
+        console.print(_degraded(staging))
     console.print(Group(*_subsystem_tables(facts)))
     console.print(_bdevs(facts))
 
@@ -56,6 +59,13 @@ def _engine(status: dict[str, Any]) -> RenderableType:
 def _device(device: dict[str, Any]) -> str:
     state = ", ".join(device["addresses"]) if device["present"] else "gone"
     return f"{device['name']} ({state})" if state else str(device["name"])
+
+
+def _degraded(staging: dict[str, Any]) -> RenderableType:
+    lines = [f"pool {name} was lost" for name in staging["lost_pools"]]
+    lines += [f"{place}: host memory instead of the pool that was asked for" for place in staging["degraded"]]
+    text = Text("\n".join([*lines, "`nvmet-p2p p2p doctor` says why."]))
+    return Panel(text, title="STAGING DEGRADED", border_style="bold yellow", expand=False)
 
 
 def _subsystem_tables(facts: dict[str, Any]) -> list[RenderableType]:

@@ -190,6 +190,15 @@ def _pools(pools: Sequence[Document]) -> Iterator[str]:
             yield f"    {bdev}: {calibration(figures)}"
 
 
+def pools_text(pools: Sequence[Document]) -> str:
+    """The answer of ``p2p_get_pools``."""
+    if not pools:
+        return "no pool: `nvmet-p2p p2p doctor` says why\n"
+    lines = list(_pools(pools))
+    lines += [f"  {pool['name']} could not be had: {pool['failure']}" for pool in pools if pool["failure"]]
+    return "\n".join(lines) + "\n"
+
+
 def calibration(figures: Document) -> str:
     """A calibration's figures in words."""
     if not figures["verified"]:

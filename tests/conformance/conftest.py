@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from nvmet_p2p.dataplane.native.process import find_program
 from tests.support import coverage
 from tests.support.daemon import Daemon, Ns, Tree
 from tests.support.initiator import Host, Queue
+from tests.support.staging import Rig, make_machine
+from tests.unit.p2p.machines import Machine
 
 ENGINES = ("inprocess", "native")  # both must pass all of it
 MakeDaemon = Callable[..., Daemon]
@@ -104,3 +107,25 @@ def admin(host: Host) -> Queue:
 def io(host: Host) -> Queue:
     """I/O queue 1 of ``host``."""
     return host.io()
+
+
+@pytest.fixture
+def native(engine: str) -> None:
+    """For tests of what only the native data plane has: pools."""
+    if engine != "native":
+        pytest.skip("the in-process engine stages in host memory alone")
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    """A made machine whose drive 0 has a CMB; the tests' files are on its drive 1."""
+    with tempfile.TemporaryDirectory(prefix="nvmetp2p-sys-") as folder:
+        if os.major(os.stat(folder).st_dev) == 0:
+            pytest.skip(f"{folder} is on a file system without a device")
+        yield make_machine(Path(folder))
+
+
+@pytest.fixture
+def rig(native: None, make_daemon: MakeDaemon, machine: Machine) -> Rig:
+    """A daemon on ``machine``, and a subsystem without namespaces."""
+    return Rig(make_daemon("--sysfs-root", str(machine.root)))

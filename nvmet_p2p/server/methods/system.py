@@ -76,6 +76,7 @@ async def get_status(context: Context, _: NoParams) -> dict[str, Any]:
     stats = context.queue_stats()
     config = context.config
     served = context.dataplane.status()
+    keeper = context.staging.keeper
     return {
         "version": context.version,
         "pid": os.getpid(),
@@ -100,6 +101,11 @@ async def get_status(context: Context, _: NoParams) -> dict[str, Any]:
         "bdevs": len(config.bdevs),
         "rdma": await _rdma(context),
         "absent_listeners": [address_params(address) for address in context.unbound()],
+        "staging": {
+            "pools": sorted(keeper.mapped) if keeper is not None else [],
+            "lost_pools": sorted(keeper.lost) if keeper is not None else [],
+            "degraded": [str(place) for place, decision in context.staging.decisions.items() if decision.degraded],
+        },
         "absent_bdevs": [name for name in config.bdevs if name not in context.bdev_facts],
     }
 
@@ -194,8 +200,9 @@ SYSTEM: Final = (
         params=NoParams,
         handler=get_status,
         summary="Show what the daemon is and does.",
-        result="version, process, data plane, paths and numbers; RDMA devices; the "
-        "addresses that cannot be listened on and the names of bdevs whose file or device is absent",
+        result="version, process, data plane, paths and numbers; RDMA devices; pools, those that were lost, and "
+        "namespaces that are not staged as was asked for; the addresses that cannot be listened on and the names of "
+        "bdevs whose file or device is absent",
         result_type=dict[str, Any],
         spdk=False,
     ),

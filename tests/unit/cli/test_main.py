@@ -171,6 +171,27 @@ def test_status_as_tables(tmp_path: Path, target: FakeTarget) -> None:
     assert "queues connected now: 1 admin, 4 I/O; since start: 5 admin, 9 I/O" in text
 
 
+def test_status_says_what_is_not_staged_as_was_asked_for() -> None:
+    console = Console(width=120, record=True)
+    facts = {
+        "status": {
+            "version": "1",
+            "uptime_s": 1,
+            "dataplane": {"engine": "native"},
+            "staging": {"lost_pools": ["0000:03:00.0"], "degraded": ["namespace 1 of nqn at 192.0.2.7:4420"]},
+        },
+        "subsystems": [],
+        "bdevs": [],
+        "iostat": {},
+        "stats": {},
+    }
+    status.show(facts, console)
+    text = console.export_text(clear=False)
+    assert "STAGING DEGRADED" in text
+    assert "pool 0000:03:00.0 was lost" in text
+    assert "namespace 1 of nqn at 192.0.2.7:4420: host memory instead" in text
+
+
 def test_status_says_which_back_end_is_absent(tmp_path: Path, target: FakeTarget) -> None:
     demonstrate(tmp_path)
     target.bdevs.clear()

@@ -101,6 +101,28 @@ def test_staging(tmp_path: Path) -> None:
     assert json.loads(run(tmp_path / "again", daemon, "staging", "--json").output) == [NAMESPACE]
 
 
+def test_pools(tmp_path: Path) -> None:
+    pool = {
+        "name": POOL,
+        "kind": "p2pmem",
+        "bytes": 1 << 20,
+        "free": 1 << 19,
+        "users": 2,
+        "lost": False,
+        "why": "",
+        "failure": "",
+        "calibrations": {},
+    }
+    gone = {**pool, "name": "trial", "kind": "emulated", "lost": True, "why": "canary", "failure": "it was lost"}
+    daemon = Daemon(p2p_get_pools=[pool, gone])
+    text = run(tmp_path, daemon, "pools").output
+    assert f"  {POOL}  peer memory, 512 KiB of 1 MiB free, used by 2 views\n" in text
+    assert "  trial  EMULATED, host memory, LOST: canary, used by 2 views\n" in text
+    assert "  trial could not be had: it was lost\n" in text
+    (tmp_path / "again").mkdir()
+    assert "no pool" in run(tmp_path / "again", Daemon(p2p_get_pools=[]), "pools").output
+
+
 def test_staging_of_what_cannot_be_staged() -> None:
     refused = {"code": "loop", "reason": "loop0 is a loop device", "remedy": "use the file"}
     host = {**PATH, "state": "degraded", "read": None, "write": None, "copy": None, "runner_up": None, "strict": True}
