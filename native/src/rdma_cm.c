@@ -354,11 +354,22 @@ static int listener_up(struct listener *l, char err[DP_ERR_MAX])
 	return rc;
 }
 
+/* librdmacm closes a device that is gone when it looks for devices; until then the kernel may wait for it. */
+static void look_again(void)
+{
+	struct ibv_context **found = rdma_get_devices(NULL);
+
+	if (found)
+		rdma_free_devices(found);
+}
+
 static void retry_listeners(void)
 {
 	char err[DP_ERR_MAX];
 	struct listener *l;
 
+	if (some_are_down())
+		look_again();
 	LIST_FOREACH(l, &listeners, link)
 		if (!l->id && listener_up(l, err) == 0)
 			log_info("rdma.listener", "%s:%s: the RDMA device is back", l->traddr, l->trsvcid);
