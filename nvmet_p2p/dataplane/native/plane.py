@@ -28,10 +28,6 @@ from nvmet_p2p.dataplane.native.messages import (
     Message,
     PoolLost,
     QueueClosed,
-    RdmaCapsule,
-    RdmaClosed,
-    RdmaConnected,
-    RdmaData,
     Upcall,
     build_upcall_done,
 )
@@ -302,9 +298,8 @@ class NativeDataPlane(RdmaMethods):
                 adopting = self._adopting.pop(message.token, None)
                 if adopting is not None:
                     adopting.adopted = message.rc == 0
-            case RdmaConnected() | RdmaCapsule() | RdmaData() | RdmaClosed():
-                if self._helper is not None:  # else we are stopping
-                    self._rdma.received(message, self._helper.channel, self._tell())
+            case _ if self._helper is not None:  # else we are stopping
+                self._rdma.received(message, self._helper.channel, self._tell())
             case PoolLost():
                 self._tell().pool_lost(message.name, message.why)
 

@@ -15,6 +15,7 @@ import structlog
 
 from nvmet_p2p.dataplane.native.channel import Channel
 from nvmet_p2p.dataplane.native.messages import (
+    Message,
     RdmaCapsule,
     RdmaClosed,
     RdmaConnected,
@@ -112,8 +113,10 @@ class RdmaSide:
 
     # -- connections -------------------------------------------------------------------------------------------------
 
-    def received(self, message: RdmaMessage, channel: Channel, events: DataPlaneEvents) -> None:
+    def received(self, message: Message, channel: Channel, events: DataPlaneEvents) -> None:
         """A message of the helper. One for a connection that has ended, or is an I/O queue now, is out of date."""
+        if not isinstance(message, RdmaMessage):
+            return
         _, receiver = self._connections.get(message.conn, (None, None))
         match message:
             case RdmaConnected():
