@@ -35,14 +35,7 @@ from nvmet_p2p.dataplane.native.pools import NativePools
 from nvmet_p2p.dataplane.native.rdma import RdmaMethods, RdmaSide
 from nvmet_p2p.dataplane.native.rpc import LinkLostError
 from nvmet_p2p.dataplane.native.views import ViewSender
-from nvmet_p2p.dataplane.port import (
-    DataPlaneEvents,
-    DataPlaneStatus,
-    IoStat,
-    QueueHandoff,
-    QueueStat,
-    RdmaHandoff,
-)
+from nvmet_p2p.dataplane.port import DataPlaneEvents, DataPlaneStatus, IoStat, QueueHandoff, QueueStat, RdmaHandoff
 from nvmet_p2p.errors import InvariantError, NvmeStatusError, OperatorError
 from nvmet_p2p.state.journal import Journals
 from nvmet_p2p.target.config import BdevConfig, BdevFacts
