@@ -26,7 +26,7 @@ from tests.support.daemon import RpcError
 
 ADDRESS = "127.0.0.2"  # 127.0.0.1 is the host's (guest/loopback)
 PORT = 4420
-START_S = 150.0  # bound on a start under emulation on a loaded machine
+START_S = 300.0  # bound on a start under emulation on a loaded machine
 SOCKET = "/run/nvmet-p2p/rpc.sock"
 STATE = "/run/nvmet-p2p/state"
 COMMAND = [PYTHON, "-m", "nvmet_p2p"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +14,6 @@ NQN = "nqn.2026-11.org.example:p2p"
 FIND_DEV = FIND.replace("nqn.2026-11.org.example:lab", NQN)
 HOST = "host"
 MIB = 1 << 20
-# Host Behavior Support with the copy descriptor formats 2 and 3 enabled (CDFE, byte 4), as format 2 needs
-ENABLE_FORMATS = r"""
-printf '\0\0\0\0\014' > /tmp/behavior; truncate -s 512 /tmp/behavior
-"""
 
 
 @dataclass(frozen=True)
@@ -71,6 +68,16 @@ class Staged:
         (found,) = (pool for pool in self.inside.rpc("p2p_get_pools") if pool["name"] == bdf)
         assert isinstance(found, dict)
         return found
+
+    @contextlib.contextmanager
+    def slow(self, name: str, iops: int) -> Iterator[None]:
+        """QEMU lets a drive do so many commands a second: those that wait hold their memory meanwhile."""
+        limits = dict.fromkeys(("bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"), 0)
+        self.guest.qmp("block_set_io_throttle", device=f"drive-{name}", **{**limits, "iops": iops})
+        try:
+            yield
+        finally:
+            self.guest.qmp("block_set_io_throttle", device=f"drive-{name}", **limits)
 
     def connect(self, *options: str) -> str:
         """The initiator's command and where the first namespace is found, as ``$dev``."""

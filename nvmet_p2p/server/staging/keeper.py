@@ -52,6 +52,7 @@ class PoolKeeper:
         self.mapped: dict[str, PoolSpec] = {}
         self.lost: dict[str, str] = {}  # why; until the pool is there again
         self.pinned: set[str] = set()  # wanted by a change that is not in force yet
+        self.broken: set[str] = set()  # bdevs on whose drive a probe could not put back what it had overwritten
         self._since: dict[str, float] = {}
         self._identities: dict[str, str] = {}  # of pools that exist or were lost
         self._failures: dict[tuple[str, str], Failure] = {}  # by pool and lowest bdev; "": the pool itself
@@ -170,17 +171,19 @@ class PoolKeeper:
 
     async def _measure(self, name: str, backing: Backing) -> Calibration:
         with self._journals.reserved(backing.filename) as journal:
-            result = await self._plane.calibrate(name, backing.bdev, str(journal))
+            try:
+                result = await self._plane.calibrate(name, backing.bdev, str(journal))
+            except OperatorError as error:
+                # A data plane that has died meanwhile is another matter: the next one puts back what is left.
+                if error.code == -errno.EIO and journal.exists():
+                    self.broken.add(backing.bdev)
+                raise
         speeds = {key: round(getattr(result, key)) for key in result.__dataclass_fields__ if key.endswith("_mib_s")}
         if result.verified:
             log.info("pool.calibrated", pool=name, bdev=backing.bdev, **speeds)
         else:
             log.error("pool.refused", pool=name, bdev=backing.bdev, reason=result.reason, note="host memory instead")
         return result
-
-    def is_left(self, backing: Backing) -> bool:
-        """A probe could not put back what it had overwritten."""
-        return self._journals.is_left(backing.filename)
 
     async def drop(self, name: str) -> None:
         """Gives the pool back; nobody uses it any more."""

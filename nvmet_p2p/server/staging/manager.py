@@ -421,7 +421,8 @@ class StagingManager:
     def _check_drive(self, backing: Backing) -> None:
         """After a probe: the drive must hold its own data again."""
         assert self.keeper is not None
-        if self.keeper.is_left(backing):
+        if backing.bdev in self.keeper.broken:
+            self.keeper.broken.discard(backing.bdev)
             self._around.broken(backing.bdev)
 
     def _pairs(

@@ -7,6 +7,7 @@ A *place* is a namespace as seen through a listener: the policies of both may di
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,7 +53,8 @@ class Backing:
     """What a namespace's data lies on. ``bdev``: the lowest one, for which pools are allowed.
 
     ``clients`` do its DMA; ``refusal`` says why no drive's memory can serve it. ``in_memory``: it has no file or device
-    at all, so nothing of it is ever staged. ``identity`` names the drives and the file, and changes with either.
+    at all, so nothing of it is ever staged. ``shared``: another bdev that lies on the same blocks. ``identity`` names
+    the drives and the file, and changes with either.
     """
 
     bdev: str
@@ -60,6 +62,7 @@ class Backing:
     clients: tuple[Client, ...] = ()
     refusal: Refusal | None = None
     in_memory: bool = False
+    shared: str = ""
     identity: str = ""
 
 
@@ -151,11 +154,16 @@ class Surveyor:
 
     def __init__(self, topology: Topology) -> None:
         self.topology = topology
+        self._occupied: dict[str, list[tuple[str, str]]] = {}  # (partition, bdev) by file or disk
         self._backings: dict[str, Backing] = {}
         self._nics: dict[str, tuple[Client, ...]] = {}
 
     def wants(self, config: TargetConfig, default: str) -> list[Want]:
         """What is to be decided, in the order of ``places``. Blocking."""
+        for bdev in config.bdevs.values():
+            if bdev.kind in FILES:
+                disk, part = _occupies(self.topology, bdev.filename)
+                self._occupied.setdefault(disk, []).append((part, bdev.name))
         return [
             Want(
                 place=place,
@@ -189,8 +197,19 @@ class Surveyor:
         found = drives_of(self.topology, bdev.filename)
         refused = found if isinstance(found, Refusal) else None
         clients = found.clients if isinstance(found, Refusal) else found
+        disk, part = _occupies(self.topology, bdev.filename)
+        others = (
+            name
+            for other, name in self._occupied.get(disk, ())
+            if name != bdev.name and (other == part or not (other and part))
+        )
         return Backing(
-            bdev.name, bdev.filename, clients, refused, identity=_identity(self.topology, bdev.filename, clients)
+            bdev.name,
+            bdev.filename,
+            clients,
+            refused,
+            shared=next(others, ""),
+            identity=_identity(self.topology, bdev.filename, clients),
         )
 
     def candidates(
@@ -216,6 +235,11 @@ class Surveyor:
             candidate = replace(candidate, bytes=size - GRANULE)  # one granule holds what the pool is known by
         elif name in holdings.failed and name not in holdings.lost:
             candidate = replace(candidate, usable=False, reason=holdings.failed[name], remedy="it is tried again")
+        if want.backing.shared and candidate.usable:
+            reason = (
+                f"bdev {want.backing.shared!r} lies on the same blocks: a probe of one could undo writes of the other"
+            )
+            candidate = replace(candidate, usable=False, reason=reason, remedy="delete one of them")
         refusal = want.backing.refusal
         if refusal is not None and candidate.kind == "p2pmem" and candidate.usable:
             candidate = replace(candidate, usable=False, reason=refusal.reason, remedy=refusal.remedy)
@@ -246,6 +270,22 @@ def without_pools(want: Want, code: str, reason: str, remedy: str) -> Choice:
     """The choice where no pool can be looked for."""
     refused = Refusal(code, reason, remedy) if want.policy.strict else None
     return Choice(want.policy, reason=f"host memory: {reason}", refused=refused)
+
+
+def _occupies(topology: Topology, filename: str) -> tuple[str, str]:
+    """The file, or the disk and the partition of it ("": all of it), that a bdev lies on."""
+    try:
+        found = os.stat(filename)
+    except OSError:
+        return filename, ""
+    if not stat.S_ISBLK(found.st_mode):
+        return f"{found.st_dev}.{found.st_ino}", ""
+    number = f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}"
+    place = topology.sysfs.real("dev/block", number) or number
+    if topology.sysfs.exists(place, "partition"):
+        disk, _, part = place.rpartition("/")
+        return disk, part
+    return place, ""
 
 
 def _identity(topology: Topology, filename: str, clients: tuple[Client, ...]) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import errno
 import itertools
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from msgspec.structs import replace
 
 from nvmet_p2p.errors import OperatorError
 from nvmet_p2p.p2p.choice import Calibration
+from nvmet_p2p.server.staging.plan import Surveyor
 from nvmet_p2p.state.render import address_params
-from nvmet_p2p.target.config import BdevFacts, ListenAddress
+from nvmet_p2p.target.config import BdevConfig, BdevFacts, ListenAddress, TargetConfig
 from nvmet_p2p.target.effects import Placement
 from tests.unit.p2p.machines import MIB, XEON, Machine, bare, chassis, one_switch
 from tests.unit.server.staging.rig import ADDRESS, FAST, NQN, FakePools, Rig
@@ -185,6 +187,18 @@ async def test_layers_use_what_their_base_may(rig: Rig) -> None:
     async with rig.running():
         assert (PROVIDER, "b2") in rig.pools.allowed
         assert rig.placement(2).write == PROVIDER
+
+
+async def test_two_bdevs_on_one_file_are_not_probed(rig: Rig) -> None:
+    """A probe keeps the hosts of one bdev waiting, not those of the other."""
+    rig.do("bdev_aio_create", name="again", filename=str(rig.folder / "b1.img"))
+    async with rig.running():
+        assert rig.placed == {}
+        assert "'again' lies on the same blocks" in rig.decision().choice.reason
+        assert told(rig, "calibrate") == []
+        rig.do("bdev_aio_delete", name="again")
+        await rig.settle()
+        assert rig.placement().write == PROVIDER
 
 
 async def test_memory_is_not_staged(rig: Rig) -> None:
@@ -499,13 +513,15 @@ async def test_a_probe_that_fails_without_a_verdict(rig: Rig) -> None:
         assert rig.broken == []
 
 
-async def test_a_drive_that_does_not_hold_its_own_data_is_closed(rig: Rig) -> None:
+@pytest.mark.parametrize(("code", "broken"), [(errno.EIO, ["b1"]), (errno.ENOTCONN, [])])
+async def test_a_drive_that_does_not_hold_its_own_data_is_closed(rig: Rig, code: int, broken: list[str]) -> None:
+    """Not so if the data plane has died: what it leaves is put back before the next one opens the drive."""
     assert rig.pools is not None
-    rig.pools.results[PROVIDER, "b1"] = OperatorError(-errno.EIO, "could not be put back")
+    rig.pools.results[PROVIDER, "b1"] = OperatorError(-code, "could not be put back")
     with rig.journals.reserved(str(rig.folder / "b1.img")) as journal:
         journal.write_bytes(b"x")
     async with rig.running():
-        assert rig.broken == ["b1"]
+        assert rig.broken == broken
 
 
 async def test_two_listeners_two_policies(rig: Rig) -> None:
@@ -517,3 +533,25 @@ async def test_two_listeners_two_policies(rig: Rig) -> None:
         other = replace(ADDRESS, traddr=second["traddr"])
         assert (1, other) not in rig.placed[NQN]
         assert rig.decision(address=other).want.effective.level == "listener"
+
+
+def test_what_a_bdev_lies_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk shares its blocks with each of its partitions, and these with none of the others."""
+    machine = one_switch(tmp_path / "sys")
+    nodes = ["/dev/nvme1n1", machine.partition("nvme1n1", 1), machine.partition("nvme1n1", 2)]
+    real = os.stat
+    monkeypatch.setattr(os, "stat", lambda path, **more: machine.stat(path) if path in nodes else real(path, **more))
+    names = ("whole", "one", "two")
+    bdevs = {
+        name: BdevConfig(name=name, kind="uring", uuid="", filename=node)
+        for name, node in zip(names, nodes, strict=True)
+    }
+    for served, shared in (
+        ({"whole"}, ["", "", ""]),
+        ({"one", "two"}, ["", "", ""]),
+        (set(names), ["one", "whole", "whole"]),
+    ):
+        surveyor = Surveyor(machine.topology())
+        surveyor.wants(TargetConfig(bdevs={name: bdev for name, bdev in bdevs.items() if name in served}), "auto")
+        found = [surveyor.backing(bdevs[name]).shared if name in served else "" for name in names]
+        assert found == shared
