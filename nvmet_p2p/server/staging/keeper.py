@@ -114,13 +114,14 @@ class PoolKeeper:
         try:
             if name in self.mapped:
                 await self.drop(name)
+            incarnation = identity(topology, config, name)  # before: a newer one is seen to be one
             spec = await self._create(topology, config, name)
         except OperatorError as error:
             self._note(name, "", error.message)
             log.warning("pool.not_created", pool=name, reason=error.message)
             raise
         self.mapped[name] = spec
-        self._identities[name] = identity(topology, config, name)
+        self._identities[name] = incarnation
         back = self.lost.pop(name, None) is not None
         self._since[name] = self._clock.monotonic()
         note = "EMULATED: host memory, no peer-to-peer" if spec.kind == "emulated" else ""
@@ -157,7 +158,7 @@ class PoolKeeper:
         self, topology: Topology, config: TargetConfig, name: str, backing: Backing, *, again: bool = False
     ) -> Calibration:
         """Measures and verifies the pool with the drives of a bdev, unless that is known; allows it if all was well."""
-        pool, client = identity(topology, config, name), backing.identity
+        pool, client = self._identities.get(name) or identity(topology, config, name), backing.identity
         if again:
             self.calibrations.forget(pool, client)
         result = self.calibrations.get(pool, client)

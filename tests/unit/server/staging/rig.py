@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import errno
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ class FakePools:
         self.room: dict[str, int] = {}
         self.refuse_create: dict[str, OperatorError] = {}
         self.stats: dict[str, StagingStat] = {}
+        self.before_mapped: Callable[[], None] = lambda: None
         self.gate = asyncio.Event()
         self.gate.set()
 
@@ -58,6 +59,7 @@ class FakePools:
         if spec.size > self.room.get(spec.name, spec.size):
             raise OperatorError(-errno.ENOMEM, "Cannot allocate memory")
         assert spec.name not in self.specs
+        self.before_mapped()
         self.specs[spec.name] = spec
         return spec.size
 

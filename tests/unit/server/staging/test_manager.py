@@ -488,6 +488,25 @@ async def test_a_device_that_leaves_without_a_word(rig: Rig) -> None:
         assert len(told(rig, "calibrate")) == 2
 
 
+async def test_a_device_that_is_replaced_while_it_is_mapped(rig: Rig) -> None:
+    """What was mapped may be the older one: it is lost, and what it has shown is not believed of the newer one."""
+    assert rig.pools is not None
+    memory = rig.machine.places[PROVIDER] / "p2pmem"
+
+    def replaced() -> None:
+        assert rig.pools is not None
+        rig.pools.before_mapped = lambda: None
+        (memory / "allocate").rename(memory / "was")
+        (memory / "allocate").touch()
+
+    rig.pools.before_mapped = replaced
+    async with rig.running():
+        rig.manager._machine_changed()
+        await rig.settle()
+        assert rig.placement().write == PROVIDER
+        assert len(told(rig, "create")) == len(told(rig, "calibrate")) == 2
+
+
 async def test_what_cannot_be_had_is_tried_again(rig: Rig) -> None:
     assert rig.pools is not None
     rig.pools.refuse_create[PROVIDER] = OperatorError(-errno.EACCES, "permission denied")
