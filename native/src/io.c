@@ -779,53 +779,6 @@ static void lock_granted(struct reactor *r, struct rmsg *msg)
 	go(rq);
 }
 
-struct excl_msg {
-	struct rmsg msg;
-	struct bdev *bdev;
-};
-
-static void excl_ack(struct reactor *r, struct rmsg *msg)
-{
-	struct excl_msg *m = dp_container_of(msg, struct excl_msg, msg);
-	struct bdev *bdev = m->bdev;
-
-	free(m);
-	if (atomic_fetch_sub(&bdev->excl_acks, 1) == 1) {
-		atomic_store(&bdev->excl_ready, true);
-		rangelock_open(&bdev->locks);
-	}
-}
-
-static void excl_barrier(struct reactor *r, struct rmsg *msg)
-{
-	struct excl_msg *m = dp_container_of(msg, struct excl_msg, msg);
-	struct bdev_reactor *br = &m->bdev->r[r->id];
-
-	if (br->unlocked == 0) {
-		excl_ack(r, msg);
-		return;
-	}
-	msg->fn = excl_ack;
-	br->on_unlocked = msg;
-}
-
-/* The first fused pair on a bdev: from now on its writes take range locks; those without one must drain first. */
-static void need_locks(struct bdev *bdev)
-{
-	if (atomic_exchange(&bdev->excl, true))
-		return;
-	atomic_store(&bdev->excl_acks, bdev->n_reactors);
-	for (unsigned i = 0; i < bdev->n_reactors; i++) {
-		struct excl_msg *m = calloc(1, sizeof(*m));
-
-		if (!m)
-			abort(); /* a few bytes, once in the life of a bdev */
-		m->bdev = bdev;
-		m->msg.fn = excl_barrier;
-		reactor_send(engine_reactor(i), &m->msg);
-	}
-}
-
 static bool acquire(struct request *rq)
 {
 	struct bdev *bdev = rq->ns ? rq->ns->bdev : NULL;
@@ -834,7 +787,7 @@ static bool acquire(struct request *rq)
 	if (!bdev || (!rq->second && (!rq->cmd->to_medium || rq->opc == OPC_FLUSH)))
 		return true;
 	if (rq->second)
-		need_locks(bdev);
+		io_need_locks(bdev);
 	if (!atomic_load_explicit(&bdev->excl, memory_order_acquire)) {
 		rq->unlocked_counted = true;
 		bdev->r[rq->q->r->id].unlocked++;

@@ -60,6 +60,8 @@ void io_host_room(struct request *rq); /* gets, or waits for, host memory */
 void io_fail(struct request *rq, uint32_t status);
 void io_respond(struct request *rq, uint32_t status);
 
+void io_need_locks(struct bdev *bdev); /* io_locks.c: a fused pair has come */
+
 /* io_pool.c: payload in pools */
 static inline bool io_pooled(const struct request *rq)
 {

@@ -67,7 +67,7 @@ def copy(staged: Staged, provider: str, mib: int) -> None:
         echo $(( $(<$sent) - before ))""",
         timeout=350,
     )
-    quiet(done, "keep ?alive")
+    quiet(done, "keep[ _]?alive")
     guest.run(f"nvme disconnect -n {NQN}")
     traffic = seen(trace, staged.drives)
     assert traffic.of("A", READ) == {provider: mib * MIB}
