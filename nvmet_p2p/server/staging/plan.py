@@ -68,7 +68,10 @@ class Backing:
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """What is to be decided for a place. ``near``: NICs of the listener. ``mdts``: bytes of the largest transfer."""
+    """What is to be decided for a place. ``near``: NICs of the listener. ``mdts``: bytes of the largest transfer.
+
+    ``protected``: the namespace is write protected, so nothing may be written to it by a probe either.
+    """
 
     place: Place
     bdev: str
@@ -76,6 +79,7 @@ class Want:
     effective: Effective
     near: tuple[Client, ...] = ()
     mdts: int = 0
+    protected: bool = False
 
     @property
     def policy(self) -> StagingPolicy:
@@ -172,6 +176,7 @@ class Surveyor:
                 effective=policy,
                 near=self.nics(place.listener.traddr) if place.listener is not None else (),
                 mdts=largest_transfer(config, place.listener),
+                protected=namespace.write_protected,
             )
             for place, namespace, policy, _ in places(config, default)
         ]
@@ -240,6 +245,11 @@ class Surveyor:
                 f"bdev {want.backing.shared!r} lies on the same blocks: a probe of one could undo writes of the other"
             )
             candidate = replace(candidate, usable=False, reason=reason, remedy="delete one of them")
+        if want.protected and candidate.calibration is None and candidate.usable:
+            reason = (
+                "the namespace is write protected, and a probe writes to the drive before it puts back what was there"
+            )
+            candidate = replace(candidate, usable=False, reason=reason, remedy="a host can clear the write protection")
         refusal = want.backing.refusal
         if refusal is not None and candidate.kind == "p2pmem" and candidate.usable:
             candidate = replace(candidate, usable=False, reason=refusal.reason, remedy=refusal.remedy)

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
@@ -199,6 +200,28 @@ async def test_two_bdevs_on_one_file_are_not_probed(rig: Rig) -> None:
         rig.do("bdev_aio_delete", name="again")
         await rig.settle()
         assert rig.placement().write == PROVIDER
+
+
+async def test_a_write_protected_namespace_is_not_probed(rig: Rig) -> None:
+    """A probe writes; what was measured before the protection came stays good."""
+    subsystem = rig.config.subsystems[NQN]
+
+    def protect(state: bool) -> None:
+        namespace = msgspec.structs.replace(subsystem.namespaces[1], write_protected=state)
+        changed = msgspec.structs.replace(subsystem, namespaces={**subsystem.namespaces, 1: namespace})
+        rig.config = msgspec.structs.replace(rig.config, subsystems={**rig.config.subsystems, NQN: changed})
+        rig.manager.wake()
+
+    protect(True)
+    async with rig.running():
+        assert rig.placed == {}
+        assert "write protected" in rig.decision().choice.reason
+        assert told(rig, "calibrate") == []
+        for state in (False, True):
+            protect(state)
+            await rig.settle()
+            assert rig.placement().write == PROVIDER
+        assert len(told(rig, "calibrate")) == 1
 
 
 async def test_memory_is_not_staged(rig: Rig) -> None:
