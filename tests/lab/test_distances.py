@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,12 +12,14 @@ from typing import Any
 import pytest
 
 from tests.lab.conftest import P2P_MACHINE, need_dataplane
-from tests.lab.inside import Drive, drives
+from tests.lab.inside import Drive, InsideTarget, drives
 from tests.lab.lab import Guest
 from tests.lab.machine import Machine
 from tests.lab.runtime import PYTHON
+from tests.lab.staging import Staged
+from tests.support.daemon import RpcError
 
-pytestmark = pytest.mark.p2p
+pytestmark = [pytest.mark.p2p, pytest.mark.timeout(400, func_only=True)]
 TYPES = {"2": "none", "3": "bus-address", "4": "host-bridge"}  # enum pci_p2pdma_map_type of 6.17 and on
 REFUSED = re.compile(
     r"nvme (\S+): cannot be used for peer-to-peer DMA as the client and provider \((\S+)\) do not share an upstream "
@@ -102,3 +106,13 @@ def test_a_host_bridge_that_is_not_listed(boot: Callable[[Machine], Guest]) -> N
     refusal = verdicts["A", "C"]
     assert refusal["code"] == "host-bridge-not-listed"
     assert "8086:29c0" in refusal["reason"]
+    with contextlib.closing(InsideTarget(guest)) as inside:
+        staged = Staged(inside.start(), drives(guest), ["A"])
+        with pytest.raises(RpcError) as refused:
+            staged.policy("C", "strict")
+        assert refused.value.code == -errno.EHOSTUNREACH, refused.value
+        assert "8086:29c0" in refused.value.message
+        staged.policy("C", "prefer")
+        assert staged.state() == "degraded"
+        staged.policy("B", "strict")
+        assert staged.state() == "pool"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from tests.lab.inside import Drive, InsideTarget, drives
-from tests.lab.lab import Guest
-from tests.lab.staging import HOST, MIB, NQN, Staged, grown
+from tests.lab.lab import Guest, Job
+from tests.lab.staging import FIND_DEV, HOST, MIB, NQN, Staged, grown
 from tests.lab.test_linux_host import FIO_VERIFY, quiet
 from tests.lab.trace import DRAM, READ, WRITE, Trace, seen
+from tests.support.daemon import eventually
 
 pytestmark = [pytest.mark.p2p, pytest.mark.timeout(300, func_only=True)]
 LARGE = """
@@ -98,3 +99,57 @@ def test_strict_waits_for_a_small_cmb(staged: Staged, trace: Trace) -> None:
     assert traffic.of("A", READ) == {"T": use["T"].read}
     assert traffic.of("A", WRITE) == {"T": use["T"].write}
     assert staged.pool("T")["waits"] > waits
+
+
+PATTERN = b"\x5a\xa5\xc3\x3c" * 1024
+OTHER_HOST = "--hostnqn=nqn.2014-08.org.nvmexpress:uuid:6c616267-7565-4374-8000-000000000002"
+OTHER_ID = "--hostid=6c616267-7565-4374-8000-000000000002"
+
+
+def memory(staged: Staged, address: int, length: int) -> bytes:
+    """What is at a bus address, from QEMU's side."""
+    path = staged.guest.folder / "memory"
+    staged.guest.hmp(f'pmemsave {address:#x} {length} "{path}"')
+    return path.read_bytes()
+
+
+def test_what_another_host_wrote_is_wiped(staged: Staged, trace: Trace) -> None:
+    """Host 1 fills the CMB. Host 2 reads blocks that nobody has written, and QEMU holds the drive's answers back: in
+    the memory that these reads were given there is nothing of host 1's."""
+    guest = staged.guest
+    staged.policy("T", "strict")
+    with staged.slow("A", 50):
+        guest.run(
+            f"""{staged.connect()} fio --name=w --filename=$dev --rw=write --bs=64k --size=4M --iodepth=32 --direct=1 \\
+                --ioengine=libaio --buffer_pattern=0x{PATTERN[:4].hex()} > /dev/null; nvme disconnect -n {NQN} >&2""",
+            timeout=200,
+        )
+    first, last = next(bar for bar in staged.drives["T"].bars if bar[1] - bar[0] + 1 >= staged.drives["T"].cmb)
+    before = memory(staged, first, last - first + 1)
+    assert before.count(PATTERN) > 200  # pages: else what follows shows nothing
+    guest.run(f"{staged.connect(OTHER_HOST, OTHER_ID)} find_dev 2", keep=True, timeout=120)
+    trace.mark()
+    with staged.slow("B", 1):
+        job = guest.start(
+            f"""{FIND_DEV} find_dev 2; fio --name=r --filename=$dev --rw=read --bs=64k --size=512k --iodepth=8 \\
+                --direct=1 --ioengine=libaio --offset=16M --output-format=json > /tmp/fio.json
+            jq '.jobs[0].error' /tmp/fio.json
+            dd if=$dev bs=64k skip=256 count=8 iflag=direct status=none | tr -d '\\0' | wc -c"""
+        )
+        pieces = eventually(lambda: _pieces(trace, staged, 6 * 65536, job), "six reads are under way", 60.0)
+        held = [memory(staged, address, length) for address, length in pieces]
+    assert all(first <= address <= last for address, _ in pieces)
+    wrong = [hex(address) for (address, _), data in zip(pieces, held, strict=True) if PATTERN[:64] in data]
+    assert wrong == []
+    done = job.wait(100)
+    assert done.out.split() == ["0", "0"]
+    guest.run(f"nvme disconnect -n {NQN}")
+    assert staged.pool("T")["wiped_bytes"] >= 6 * 65536
+
+
+def _pieces(trace: Trace, staged: Staged, at_least: int, job: Job) -> list[tuple[int, int]]:
+    """Where drive B's reads put their data, once they are so many bytes."""
+    reads = [c for c in trace.commands() if (c.nsid, c.opcode) == (staged.drives["B"].nsid, READ)]
+    pieces = [piece for command in reads for piece in command.pieces]
+    assert pieces or not job.done(), job.wait(check=False)
+    return pieces if sum(length for _, length in pieces) >= at_least else []
