@@ -95,7 +95,7 @@ def test_the_provider_leaves_under_io_and_comes_back(rig: Rig, machine: Machine)
     for lba in range(0, 128, 8):
         write(io, lba, bytes_of(lba + 1, 4096))
         assert read(io, lba, 4096) == bytes_of(lba + 1, 4096)
-    assert rig.path()["state"] == "degraded"
+    eventually(lambda: rig.path()["state"] == "degraded", "the control plane hears of it")
     assert "was lost" in rig.path()["reason"]
     assert rig.daemon.log.read_text(errors="replace").count("pool.lost") >= 1
     assert rig.used("host")["write_bytes"] >= 15 * 4096
