@@ -116,6 +116,8 @@ class InsideTarget:
                 raise Unreachable(f"the daemon in the guest does not answer after {START_S:.0f} s\n{self.log()}")
             time.sleep(0.3)  # each look costs the guest some of its time
         self.start_seconds = time.monotonic() - started
+        # what the traces show is then what a test asks for, not a measurement of the pools that "auto" could use
+        self.rpc("p2p_set_staging", policy="off")
         return self
 
     def up(self) -> bool:

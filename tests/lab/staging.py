@@ -8,10 +8,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.lab.inside import Drive, InsideTarget
-from tests.lab.test_linux_host import FIND
 
 NQN = "nqn.2026-11.org.example:p2p"
-FIND_DEV = FIND.replace("nqn.2026-11.org.example:lab", NQN)
+# As FIND, by NSID: the number in a device's name is another one where a subsystem has several namespaces
+FIND_DEV = f"""
+find_dev() {{
+    for _ in {{1..300}}; do
+        for n in /sys/class/nvme-subsystem/*/nvme*n*; do
+            [ "$(cat ${{n%/*}}/subsysnqn 2>/dev/null)" = {NQN} ] && [ "$(cat $n/nsid 2>/dev/null)" = $1 ] || continue
+            dev=/dev/${{n##*/}} && [ -b $dev ] && return 0
+        done
+        sleep 0.1
+    done
+    echo "no namespace $1" >&2; return 1
+}}
+set -e
+"""
 HOST = "host"
 MIB = 1 << 20
 

@@ -321,7 +321,12 @@ class StagingManager:
             if set(_strict(new)) - set(_strict(old)):
                 raise unsupported(f"a strict staging policy: {NO_POOLS} ({NATIVE})")
             return
-        topology = await self.topology(fresh=True)
+        async with (
+            self._busy
+        ):  # a pool that is being dropped holds its memory until it is gone; one that is named stays
+            named = {staging.policy for _, staging in policies(new) if staging.strict}
+            self.keeper.pinned |= named & self.keeper.mapped.keys()
+            topology = await self.topology(fresh=True)
         self._check_providers(topology, new)
         known = dict(policies(old))
         for where, staging in policies(new):
