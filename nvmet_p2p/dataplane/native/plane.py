@@ -291,10 +291,10 @@ class NativeDataPlane(RdmaMethods):
                 adopting = self._adopting.pop(message.token, None)
                 if adopting is not None:
                     adopting.adopted = message.rc == 0
-            case _ if self._helper is not None:  # else we are stopping
-                self._rdma.received(message, self._helper.channel, self._tell())
             case PoolLost():
                 self._tell().pool_lost(message.name, message.why)
+            case _ if self._helper is not None:  # else we are stopping
+                self._rdma.received(message, self._helper.channel, self._tell())
 
     def _upcall(self, message: Upcall) -> None:
         helper = self._helper
