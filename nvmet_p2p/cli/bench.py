@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 import click
 import msgspec
 
+from nvmet_p2p import config
 from nvmet_p2p.cli import bench_tool
 from nvmet_p2p.cli.bench_tool import BenchError, Target
 
 WORKLOADS = ("read", "write", "rw", "randread", "randwrite", "randrw")
+STAGING_TIMEOUT_S = 600.0  # a pool may have to be calibrated first
 FIGURES = ("iops", "depth_per_latency", "p50", "p99", "cpu_per_million")
 
 
@@ -25,6 +28,7 @@ class Plan:
     depths: tuple[int, ...]
     arguments: tuple[str, ...]
     pairs: int = 1
+    staging: tuple[str, ...] = ()  # where data rests in the runs of each target: it is one target twice
 
 
 class Depths(click.ParamType[tuple[int, ...]]):
@@ -67,7 +71,22 @@ class Where(click.ParamType[Target]):
     metavar="ADDRESS:PORT/NQN",
     help="Twice, instead of --subnqn: two targets, measured A B A B ..., compared by the median of the pairs' ratios.",
 )
-@click.option("--pairs", type=click.IntRange(1, 1000), default=7, show_default=True, help="Pairs of --against.")
+@click.option(
+    "--staging",
+    metavar="A,B",
+    help="Twice the same target, with data resting in A and in B in turn: host, cmb, or a pool's name. Asks the daemon "
+    "at --rpc-socket to set the namespace's policy, and to set it back.",
+)
+@click.option("--nsid", type=click.IntRange(1), default=1, show_default=True, help="Namespace of --staging.")
+@click.option(
+    "--rpc-socket",
+    type=click.Path(path_type=Path, resolve_path=True),
+    default=lambda: config.default_rpc_socket(os.environ, os.getuid()),
+    help="The daemon's Unix socket, for --staging.",
+)
+@click.option(
+    "--pairs", type=click.IntRange(1, 1000), default=7, show_default=True, help="Pairs of --against, --staging."
+)
 @click.option("--rw", type=click.Choice(WORKLOADS), default="randread", show_default=True, help="Writes destroy data.")
 @click.option("--rwmix", type=click.IntRange(0, 100), default=50, show_default=True, help="Reads of rw, in percent.")
 @click.option("--bs", default="4k", show_default=True, help="Block size.")
@@ -94,7 +113,21 @@ def command(**options: Any) -> None:
 
     plan = make_plan(options)
     binary = bench_tool.find_binary()
-    document = measure(plan, lambda target, arguments: bench_tool.run(binary, target, arguments))
+
+    def run(target: Target, arguments: Sequence[str]) -> dict[str, Any]:
+        return bench_tool.run(binary, target, arguments)
+
+    if plan.staging:
+        from nvmet_p2p.cli.bench_staging import Switch
+        from nvmet_p2p.cli.client import RpcClient
+
+        with (
+            RpcClient(options["rpc_socket"], timeout_s=STAGING_TIMEOUT_S) as client,
+            Switch(client, options["subnqn"], options["nsid"]) as switch,
+        ):
+            document = measure(plan, run, switch.to)
+    else:
+        document = measure(plan, run)
     bench_view.show(document)
     if options["json_file"] is not None:
         save(options["json_file"], msgspec.json.format(msgspec.json.encode(document), indent=1).decode() + "\n")
@@ -109,19 +142,27 @@ def make_plan(options: dict[str, Any]) -> Plan:
         raise click.UsageError("either --subnqn, or --against twice")
     if not targets and not options["subnqn"]:
         raise click.UsageError("--subnqn is missing")
-    pairs = options["pairs"] if targets else 1
+    staging = tuple(options["staging"].split(",")) if options["staging"] is not None else ()
+    if staging and (targets or len(staging) != 2 or not all(staging)):
+        raise click.UsageError("--staging takes two places, as host,cmb, and goes with --subnqn")
+    pairs = options["pairs"] if targets or staging else 1
     if not targets:
-        targets = (Target(options["traddr"], options["trsvcid"], options["subnqn"]),)
-    arguments = ["--rw", options["rw"], "--rwmix", str(options["rwmix"]), "--bs", options["bs"]]
+        targets = (Target(options["traddr"], options["trsvcid"], options["subnqn"]),) * (len(staging) or 1)
+    arguments = ["--nsid", str(options["nsid"])] if staging else []
+    arguments += ["--rw", options["rw"], "--rwmix", str(options["rwmix"]), "--bs", options["bs"]]
     arguments += ["--queues", str(options["queues"]), "--time", str(options["time_s"])]
     arguments += ["--warmup", str(options["warmup"])]
     if options["cpus"]:
         arguments += ["--cpus", options["cpus"]]
     arguments += [f"--{flag}" for flag in ("hdgst", "ddgst", "verify") if options[flag]]
-    return Plan(targets, tuple(options["depth"]), (*arguments, *options["more"]), pairs)
+    return Plan(targets, tuple(options["depth"]), (*arguments, *options["more"]), pairs, staging)
 
 
-def measure(plan: Plan, run: Callable[[Target, Sequence[str]], dict[str, Any]]) -> dict[str, Any]:
+def measure(
+    plan: Plan,
+    run: Callable[[Target, Sequence[str]], dict[str, Any]],
+    stage: Callable[[str], None] = lambda place: None,
+) -> dict[str, Any]:
     """All runs of the plan: ``{"targets": [...], "points": [{"depth", "runs": [[A's ...], [B's ...]], "ratios"}]}``.
 
     A run that was interrupted is the last one; a point that it leaves without a whole pair is left out.
@@ -132,7 +173,9 @@ def measure(plan: Plan, run: Callable[[Target, Sequence[str]], dict[str, Any]]) 
         runs: list[list[dict[str, Any]]] = [[] for _ in plan.targets]
         for _ in range(plan.pairs):
             pair = []
-            for target in plan.targets:
+            for side, target in enumerate(plan.targets):
+                if plan.staging:
+                    stage(plan.staging[side])
                 pair.append(run(target, [*plan.arguments, "--depth", str(depth)]))
                 interrupted = bool(pair[-1]["interrupted"])
                 if interrupted:
@@ -148,7 +191,10 @@ def measure(plan: Plan, run: Callable[[Target, Sequence[str]], dict[str, Any]]) 
             break
     if not points:
         raise BenchError("interrupted before there was a result")
-    return {"tool": "nvmet-p2p bench", "targets": [str(target) for target in plan.targets], "points": points}
+    names = [str(target) for target in plan.targets]
+    if plan.staging:
+        names = [f"{name} staged in {place}" for name, place in zip(names, plan.staging, strict=True)]
+    return {"tool": "nvmet-p2p bench", "targets": names, "points": points}
 
 
 def figures(document: dict[str, Any]) -> dict[str, float | None]:
