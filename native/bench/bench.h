@@ -34,6 +34,7 @@ enum op { OP_READ, OP_WRITE, OP_COUNT };
 
 struct options {
 	const char *traddr, *trsvcid, *subnqn, *hostnqn, *json;
+	const char *congestion; /* NULL: the system's */
 	uint8_t hostid[16];
 	uint32_t nsid; /* 0: the first active one */
 	unsigned read_percent;

@@ -8,6 +8,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <unistd.h>
@@ -107,6 +108,13 @@ static int tcp_connect(void)
 		setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
 		setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit)); /* also bounds connect(2) */
 		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+		if (bench.opt.congestion != NULL &&
+		    setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, bench.opt.congestion,
+			       (socklen_t)strlen(bench.opt.congestion)) < 0) {
+			freeaddrinfo(list);
+			close(fd);
+			return bench_fail(EXIT_RUN_FAILED, "congestion control %s: %m", bench.opt.congestion);
+		}
 		if (connect(fd, at->ai_addr, at->ai_addrlen) < 0) {
 			rc = errno;
 			close(fd);

@@ -34,6 +34,7 @@ static const char HELP[] =
 	"            --queue-size N       entries [depth + 1]\n"
 	"            --hpda N, --maxr2t N as in ICReq [0]\n"
 	"            --discard            leave large data of reads in the kernel (not with --ddgst or --verify)\n"
+	"            --congestion NAME    of the host's own sockets, as cubic [the system's]\n"
 	"            --kato MS [15000]    --timeout SECONDS [10]\n"
 	"Result      --json FILE          - is standard output, which then has nothing else\n"
 	"            --verify             write patterns, read them back, compare; all that was written again at the end\n"
@@ -45,7 +46,7 @@ static const char HELP[] =
 enum {
 	O_TRADDR = 256, O_TRSVCID, O_SUBNQN, O_HOSTNQN, O_HOSTID, O_NSID, O_RW, O_RWMIX, O_BS, O_DEPTH, O_QUEUES, O_LBA_START,
 	O_LBA_COUNT, O_SEED, O_TIME, O_WARMUP, O_COUNT, O_CPUS, O_THREADS, O_POLL, O_SPIN, O_HDGST, O_DDGST, O_NO_ICD,
-	O_SQFLOW, O_QUEUE_SIZE, O_HPDA, O_MAXR2T, O_DISCARD, O_KATO, O_TIMEOUT, O_JSON, O_VERIFY, O_QUIET, O_WATCH, O_HELP, O_VERSION,
+	O_SQFLOW, O_QUEUE_SIZE, O_HPDA, O_MAXR2T, O_DISCARD, O_KATO, O_TIMEOUT, O_JSON, O_VERIFY, O_QUIET, O_WATCH, O_CONGESTION, O_HELP, O_VERSION,
 };
 
 #define NEEDS required_argument
@@ -60,6 +61,7 @@ static const struct option LONG[] = {
 	{"ddgst", no_argument, 0, O_DDGST}, {"no-icd", no_argument, 0, O_NO_ICD},
 	{"disable-sqflow", no_argument, 0, O_SQFLOW}, {"queue-size", NEEDS, 0, O_QUEUE_SIZE},
 	{"hpda", NEEDS, 0, O_HPDA}, {"maxr2t", NEEDS, 0, O_MAXR2T}, {"discard", no_argument, 0, O_DISCARD},
+	{"congestion", NEEDS, 0, O_CONGESTION},
 	{"watch-pids", NEEDS, 0, O_WATCH}, {"kato", NEEDS, 0, O_KATO}, {"timeout", NEEDS, 0, O_TIMEOUT}, {"json", NEEDS, 0, O_JSON},
 	{"verify", no_argument, 0, O_VERIFY}, {"quiet", no_argument, 0, O_QUIET}, {"help", no_argument, 0, O_HELP},
 	{"version", no_argument, 0, O_VERSION}, {0},
@@ -223,6 +225,7 @@ static void parse_one(struct options *opt, int which, const char *name, const ch
 	case O_MAXR2T: opt->maxr2t = (uint32_t)number(name, arg, 0, 63); break;
 	case O_KATO: opt->kato_ms = (uint32_t)number(name, arg, 0, 3600000); break;
 	case O_TIMEOUT: opt->timeout_ns = seconds(name, arg); break;
+	case O_CONGESTION: opt->congestion = arg; break;
 	case O_JSON: opt->json = arg; break;
 	case O_WATCH: parse_pids(opt, arg); break;
 	default: parse_flag(opt, which);

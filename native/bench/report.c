@@ -72,13 +72,14 @@ static json_t *target_json(void)
 static json_t *options_json(void)
 {
 	const struct options *o = &bench.opt;
-	return json_pack("{s:b, s:i, s:I, s:i, s:i, s:i, s:b, s:b, s:b, s:b, s:b, s:b, s:b, s:i, s:I, s:I, s:I, s:f, s:f}",
+	return json_pack("{s:b, s:i, s:I, s:i, s:i, s:i, s:b, s:b, s:b, s:b, s:b, s:b, s:b, s:i, s:I, s:I, s:I, s:f, s:f, s:s?}",
 			 "random", o->random, "read_percent", (int)o->read_percent, "bs", (json_int_t)o->bs, "depth",
 			 (int)o->depth, "queues", (int)o->queues, "threads", (int)o->threads, "hdgst", o->hdgst, "ddgst",
 			 o->ddgst, "in_capsule", !o->no_icd, "disable_sqflow", o->disable_sqflow, "discard", o->discard,
 			 "verify", o->verify, "poll", o->poll, "spin_us", (int)o->spin_us, "lba_start",
 			 (json_int_t)o->lba_start, "lba_count", (json_int_t)o->lba_count, "seed", (json_int_t)o->seed,
-			 "time_s", (double)o->time_ns / (double)NSEC, "warmup_s", (double)o->warmup_ns / (double)NSEC);
+			 "time_s", (double)o->time_ns / (double)NSEC, "warmup_s", (double)o->warmup_ns / (double)NSEC,
+			 "congestion", o->congestion);
 }
 
 static json_t *document(const struct stats *stats, const struct hist *both, double seconds)
