@@ -1,4 +1,4 @@
-"""The commands of ``nvmet-p2p``. Each but ``serve`` and ``bench`` is a JSON-RPC client of a running daemon, no more."""
+"""The commands of ``nvmet-p2p``. All but ``serve``, ``bench`` and ``setup`` are JSON-RPC clients of a daemon."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from nvmet_p2p import __version__, config
-from nvmet_p2p.cli import bench, p2p
+from nvmet_p2p.cli import bench, p2p, setup
 from nvmet_p2p.cli.client import RpcClient
 from nvmet_p2p.errors import ConfigError, NvmetP2PError
 
@@ -162,6 +162,7 @@ def demo(
 
 main.add_command(bench.command)
 main.add_command(p2p.command)
+main.add_command(setup.command)
 
 
 def _print_json(value: Any) -> None:
