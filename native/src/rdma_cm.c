@@ -227,7 +227,7 @@ static void listener_down(struct listener *l)
 	rdma_cm_want_tick();
 }
 
-static void conn_lost(struct rdma_conn *c, const char *why)
+void rdma_cm_lost(struct rdma_conn *c, const char *why)
 {
 	if (c->io)
 		rdma_queue_lost(c, why);
@@ -261,18 +261,19 @@ static void on_event(enum rdma_cm_event_type type, struct rdma_cm_id *id, struct
 		rdma_dev_removed(id->verbs); /* before its last identifier goes */
 		if (is_listener(context))
 			listener_down(context);
-		else if (context)
-			conn_lost(context, "the RDMA device is gone");
+		else if (context) /* without: a device's anchor */
+			rdma_cm_lost(context, "the RDMA device is gone");
+		rdma_dev_settle();
 		break;
 	case RDMA_CM_EVENT_DISCONNECTED:
 		if (context && !is_listener(context))
-			conn_lost(context, "closed by the host");
+			rdma_cm_lost(context, "closed by the host");
 		break;
 	case RDMA_CM_EVENT_CONNECT_ERROR:
 	case RDMA_CM_EVENT_UNREACHABLE:
 	case RDMA_CM_EVENT_REJECTED:
 		if (context && !is_listener(context))
-			conn_lost(context, rdma_event_str(type));
+			rdma_cm_lost(context, rdma_event_str(type));
 		break;
 	default:
 		break;
@@ -354,22 +355,11 @@ static int listener_up(struct listener *l, char err[DP_ERR_MAX])
 	return rc;
 }
 
-/* librdmacm closes a device that is gone when it looks for devices; until then the kernel may wait for it. */
-static void look_again(void)
-{
-	struct ibv_context **found = rdma_get_devices(NULL);
-
-	if (found)
-		rdma_free_devices(found);
-}
-
 static void retry_listeners(void)
 {
 	char err[DP_ERR_MAX];
 	struct listener *l;
 
-	if (some_are_down())
-		look_again();
 	LIST_FOREACH(l, &listeners, link)
 		if (!l->id && listener_up(l, err) == 0)
 			log_info("rdma.listener", "%s:%s: the RDMA device is back", l->traddr, l->trsvcid);
@@ -383,6 +373,37 @@ static void listener_free(struct listener *l)
 	free(l->trsvcid);
 	free(l->adrfam);
 	free(l);
+	rdma_dev_settle();
+}
+
+bool rdma_cm_listens_on(const struct ibv_context *verbs)
+{
+	const struct listener *l;
+
+	LIST_FOREACH(l, &listeners, link)
+		if (l->id && l->id->verbs == verbs)
+			return true;
+	return false;
+}
+
+struct rdma_cm_id *rdma_cm_anchor(struct rdma_cm_id *like)
+{
+	struct rdma_cm_id *id;
+	struct sockaddr_storage address = { 0 };
+
+	if (rdma_create_id(channel, &id, NULL, RDMA_PS_TCP) < 0)
+		return NULL;
+	if (rdma_get_local_addr(like)->sa_family == AF_INET6) {
+		memcpy(&address, rdma_get_local_addr(like), sizeof(struct sockaddr_in6));
+		((struct sockaddr_in6 *)&address)->sin6_port = 0;
+	} else {
+		memcpy(&address, rdma_get_local_addr(like), sizeof(struct sockaddr_in));
+		((struct sockaddr_in *)&address)->sin_port = 0;
+	}
+	if (rdma_bind_addr(id, (struct sockaddr *)&address) == 0 && id->verbs == like->verbs)
+		return id;
+	rdma_destroy_id(id);
+	return NULL;
 }
 
 static struct listener *find(const char *traddr, const char *trsvcid, const char *adrfam)
@@ -483,11 +504,12 @@ void dp_rdma_reset(void)
 		LIST_REMOVE(l, link);
 		listener_free(l);
 	}
-	rdma_ctl_end_all(NULL, "the control plane is gone");
+	rdma_ctl_end_all("the control plane is gone");
 }
 
 void dp_rdma_fini(void)
 {
+	rdma_dev_fini();
 	if (channel) {
 		loop_remove(&channel_source);
 		loop_remove(&timer_source);
@@ -496,5 +518,4 @@ void dp_rdma_fini(void)
 		channel = NULL;
 		timer_source.fd = -1;
 	}
-	rdma_dev_fini();
 }

@@ -144,11 +144,12 @@ struct rdma_conn *rdma_conn_new(struct rdma_cm_id *id, const struct rdma_conn_pa
 	*rc = -ENOMEM;
 	if (!c)
 		return NULL;
-	c->dev = rdma_dev_get(id->verbs, rc);
+	c->dev = rdma_dev_get(id, rc);
 	if (!c->dev) {
 		free(c);
 		return NULL;
 	}
+	LIST_INSERT_HEAD(&c->dev->conns, c, dev_link);
 	c->count = rdma_count(c->dev, NULL);
 	c->id = id;
 	c->ident = ++counter;
@@ -197,9 +198,11 @@ void rdma_conn_free(struct rdma_conn *c)
 	rdma_rx_fini(&c->own_rx);
 	rdma_ctl_delete(c);
 	rdma_queue_delete(c);
+	LIST_REMOVE(c, dev_link);
 	rdma_dev_put(c->dev);
-	if (c->id) /* the last one of a device that is gone closes it */
+	if (c->id)
 		rdma_destroy_id(c->id);
+	rdma_dev_settle();
 	free(c);
 }
 

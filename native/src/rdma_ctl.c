@@ -155,13 +155,12 @@ void rdma_ctl_end(struct rdma_conn *c, const char *reason)
 	loop_post(finish, c);
 }
 
-void rdma_ctl_end_all(struct rdma_dev *dev, const char *reason)
+void rdma_ctl_end_all(const char *reason)
 {
 	struct rdma_conn *c;
 
 	LIST_FOREACH(c, &conns, link)
-		if (!dev || c->dev == dev)
-			rdma_ctl_end(c, reason);
+		rdma_ctl_end(c, reason);
 }
 
 /* Once what is ordered has been done. */

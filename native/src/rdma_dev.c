@@ -1,7 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * rdma_dev.c: a device in use: its protection domain and the memory that it knows. Staging memory is registered once,
- * when the first connection comes; librdmacm keeps the device itself open.
+ * when the first connection comes.
+ *
+ * librdmacm opens the device itself, and keeps it open when it has gone: until it looks for devices and finds another one.
+ * A kernel driver that cannot take a device away from its users (soft RoCE cannot) waits for that: `rdma link delete` hangs.
+ * So once nothing of ours is in a device that is gone, its files are closed here, behind librdmacm's back.
  */
 #include "rdma_priv.h"
 
@@ -11,11 +15,22 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #define CTL_POOL_BYTES (8u << 20)
 #define GIDS_MAX 16
 
+/* A device that is gone and that librdmacm has open. */
+struct absent {
+	LIST_ENTRY(absent) link;
+	const struct ibv_context *verbs; /* to be compared only */
+	int cmd_fd, async_fd;
+	dev_t rdev;
+};
+
 static LIST_HEAD(, rdma_dev) devs = LIST_HEAD_INITIALIZER(devs);
+static LIST_HEAD(, absent) absents = LIST_HEAD_INITIALIZER(absents);
 struct staging rdma_ctl_pool;
 
 struct rdma_counters *rdma_count(struct rdma_dev *dev, const struct reactor *r)
@@ -82,6 +97,8 @@ struct rdma_rx *rdma_dev_srq(struct rdma_dev *dev, uint32_t depth, uint32_t icd_
 
 /* -- asynchronous events */
 
+static void dev_ended(struct rdma_dev *dev, const char *why);
+
 static void on_async(struct loop_source *source, uint32_t events)
 {
 	struct rdma_dev *dev = dp_container_of(source, struct rdma_dev, async);
@@ -102,9 +119,9 @@ static void on_async(struct loop_source *source, uint32_t events)
 		case IBV_EVENT_DEVICE_FATAL:
 			log_error("rdma.fatal", "%s: %s", ibv_get_device_name(dev->verbs->device),
 				  ibv_event_type_str(event.event_type));
-			dev->removed = true;
-			rdma_ctl_end_all(dev, "the RDMA device has failed");
-			break;
+			ibv_ack_async_event(&event);
+			dev_ended(dev, "the RDMA device has failed");
+			return; /* it may be no more */
 		default:
 			log_info("rdma.event", "%s: %s", ibv_get_device_name(dev->verbs->device),
 				 ibv_event_type_str(event.event_type));
@@ -127,6 +144,8 @@ static void dev_free(struct rdma_dev *dev)
 		ibv_dereg_mr(dev->ctl_mr);
 	if (dev->pd)
 		ibv_dealloc_pd(dev->pd);
+	if (dev->anchor)
+		rdma_destroy_id(dev->anchor);
 	free(dev);
 }
 
@@ -158,8 +177,9 @@ static int dev_open(struct rdma_dev *dev)
 	return loop_add(&dev->async, EPOLLIN);
 }
 
-struct rdma_dev *rdma_dev_get(struct ibv_context *verbs, int *rc)
+struct rdma_dev *rdma_dev_get(struct rdma_cm_id *id, int *rc)
 {
+	struct ibv_context *verbs = id->verbs;
 	struct rdma_dev *dev;
 
 	LIST_FOREACH(dev, &devs, link)
@@ -183,6 +203,7 @@ struct rdma_dev *rdma_dev_get(struct ibv_context *verbs, int *rc)
 		return NULL;
 	}
 	log_info("rdma.device", "%s: staging memory registered", ibv_get_device_name(verbs->device));
+	dev->anchor = rdma_cm_anchor(id);
 	dev->users = 1;
 	return dev;
 }
@@ -201,21 +222,99 @@ void rdma_dev_fini(void)
 		assert(dev->users == 0);
 		dev_free(dev);
 	}
+	while (!LIST_EMPTY(&absents)) {
+		struct absent *absent = LIST_FIRST(&absents);
+
+		LIST_REMOVE(absent, link);
+		free(absent);
+	}
 	staging_fini(&rdma_ctl_pool);
 }
 
+static void dev_ended(struct rdma_dev *dev, const char *why)
+{
+	struct rdma_conn *c;
+
+	if (dev->removed)
+		return;
+	dev->removed = true;
+	dev->users++;
+	LIST_FOREACH(c, &dev->conns, dev_link)
+		rdma_cm_lost(c, why);
+	rdma_dev_put(dev);
+}
+
+static void remember(const struct ibv_context *verbs)
+{
+	struct absent *absent;
+	struct stat st;
+
+	LIST_FOREACH(absent, &absents, link)
+		if (absent->verbs == verbs)
+			return;
+	absent = calloc(1, sizeof(*absent));
+	if (!absent || fstat(verbs->cmd_fd, &st) < 0) {
+		free(absent);
+		return;
+	}
+	absent->verbs = verbs;
+	absent->cmd_fd = verbs->cmd_fd;
+	absent->async_fd = verbs->async_fd;
+	absent->rdev = st.st_rdev;
+	LIST_INSERT_HEAD(&absents, absent, link);
+}
+
+/* What names it is in use: the caller calls rdma_dev_settle once it has let go of that. */
 void rdma_dev_removed(struct ibv_context *verbs)
 {
 	struct rdma_dev *dev, *next;
 
+	remember(verbs);
 	for (dev = LIST_FIRST(&devs); dev; dev = next) {
 		next = LIST_NEXT(dev, link);
-		if (dev->verbs != verbs || dev->removed)
+		if (dev->verbs == verbs)
+			dev_ended(dev, "the RDMA device is gone");
+	}
+}
+
+static bool in_use(const struct ibv_context *verbs)
+{
+	const struct rdma_dev *dev;
+
+	LIST_FOREACH(dev, &devs, link)
+		if (dev->verbs == verbs)
+			return true;
+	return rdma_cm_listens_on(verbs);
+}
+
+/* librdmacm closes these descriptors some day: then they are those of /dev/null. */
+static void let_go(const struct absent *absent)
+{
+	struct stat st;
+	int null;
+
+	if (fstat(absent->cmd_fd, &st) < 0 || !S_ISCHR(st.st_mode) || st.st_rdev != absent->rdev)
+		return; /* librdmacm has closed it */
+	null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	if (null < 0)
+		return;
+	if (dup3(null, absent->async_fd, O_CLOEXEC) < 0 || dup3(null, absent->cmd_fd, O_CLOEXEC) < 0)
+		log_warning("rdma.device", "a device that is gone stays open: %s", strerror(errno));
+	close(null);
+}
+
+/* To be called whenever something of a device has been given back: then no identifier of librdmacm's was made meanwhile. */
+void rdma_dev_settle(void)
+{
+	struct absent *absent, *next;
+
+	for (absent = LIST_FIRST(&absents); absent; absent = next) {
+		next = LIST_NEXT(absent, link);
+		if (in_use(absent->verbs))
 			continue;
-		dev->removed = true;
-		dev->users++;
-		rdma_ctl_end_all(dev, "the RDMA device is gone");
-		rdma_dev_put(dev);
+		let_go(absent);
+		LIST_REMOVE(absent, link);
+		free(absent);
 	}
 }
 

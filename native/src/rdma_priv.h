@@ -37,6 +37,8 @@ struct rdma_rx {
 	uint8_t *tail; /* what is left of mem behind the slots: responses */
 };
 
+struct rdma_conn;
+
 struct rdma_dev {
 	LIST_ENTRY(rdma_dev) link;
 	struct ibv_context *verbs;
@@ -47,6 +49,8 @@ struct rdma_dev {
 	struct rdma_rx *srq;
 	uint32_t srq_icd; /* in-capsule data that its slots hold */
 	struct loop_source async;
+	struct rdma_cm_id *anchor; /* tells of its removal when nothing else is bound to it; may be NULL */
+	LIST_HEAD(, rdma_conn) conns;
 	unsigned users; /* connections */
 	bool removed;
 	uint64_t accepted, rejected, srq_limits;
@@ -69,6 +73,7 @@ struct rdma_io;  /* rdma_queue.c */
 
 struct rdma_conn {
 	LIST_ENTRY(rdma_conn) link; /* of those that are not adopted */
+	LIST_ENTRY(rdma_conn) dev_link;
 	uint64_t ident;
 	struct rdma_cm_id *id;
 	struct rdma_dev *dev;
@@ -97,11 +102,12 @@ struct rdma_conn_params {
 };
 
 /* rdma_dev.c */
-struct rdma_dev *rdma_dev_get(struct ibv_context *verbs, int *rc); /* counts a user */
+struct rdma_dev *rdma_dev_get(struct rdma_cm_id *id, int *rc); /* that of a request; counts a user */
 void rdma_dev_put(struct rdma_dev *dev);
 struct rdma_rx *rdma_dev_srq(struct rdma_dev *dev, uint32_t depth, uint32_t icd_max); /* NULL: there is none */
 json_t *rdma_dev_list(void);
 void rdma_dev_removed(struct ibv_context *verbs);
+void rdma_dev_settle(void);
 void rdma_dev_fini(void);
 extern struct staging rdma_ctl_pool; /* memory of the control thread, registered with each device */
 struct rdma_counters *rdma_count(struct rdma_dev *dev, const struct reactor *r);
@@ -126,7 +132,7 @@ int rdma_ctl_begin(struct rdma_conn *c); /* its capsules go up from now on */
 void rdma_ctl_undo(struct rdma_conn *c); /* it was not accepted */
 void rdma_ctl_delete(struct rdma_conn *c);
 void rdma_ctl_end(struct rdma_conn *c, const char *reason);
-void rdma_ctl_end_all(struct rdma_dev *dev, const char *reason); /* NULL: of all devices */
+void rdma_ctl_end_all(const char *reason);
 bool rdma_ctl_tick(void); /* once a second while it returns true */
 unsigned rdma_ctl_count(bool io); /* connections; io: those that will be I/O queues */
 void rdma_ctl_init(const struct dp_rdma_events *events);
@@ -141,3 +147,6 @@ void rdma_queue_lost(struct rdma_conn *c, const char *reason); /* control thread
 
 /* rdma_cm.c */
 void rdma_cm_want_tick(void);
+void rdma_cm_lost(struct rdma_conn *c, const char *why);
+bool rdma_cm_listens_on(const struct ibv_context *verbs);
+struct rdma_cm_id *rdma_cm_anchor(struct rdma_cm_id *like); /* bound to the same device, NULL if it cannot be */

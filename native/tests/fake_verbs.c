@@ -3,11 +3,14 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #undef ibv_reg_mr
@@ -16,6 +19,7 @@
 #define RING 4096
 #define MRS 512
 #define PENDING 1024
+#define BOUND 64
 
 struct fake_cq {
 	struct ibv_cq cq;
@@ -63,6 +67,8 @@ static struct ibv_context context;
 static struct rdma_event_channel *cm;
 static struct fake_event *events;
 static struct rdma_cm_id *listen_id;
+static struct rdma_cm_id *bound[BOUND]; /* to the device: listeners, and others that wait for its removal */
+static unsigned n_bound;
 static struct ibv_mr *mrs[MRS];
 static struct pending pending[PENDING];
 static unsigned n_pending;
@@ -622,9 +628,26 @@ int rdma_create_id(struct rdma_event_channel *channel, struct rdma_cm_id **id, v
 	return 0;
 }
 
+/* Events that nobody has taken go with their identifier. */
+static void drop_events(const struct rdma_cm_id *id)
+{
+	for (struct fake_event **at = &events; *at;) {
+		struct fake_event *event = *at;
+
+		if (event->event.id != id) {
+			at = &event->next;
+			continue;
+		}
+		*at = event->next;
+		free(event);
+		heard(cm->fd);
+	}
+}
+
 int rdma_destroy_id(struct rdma_cm_id *id)
 {
 	assert(!id->qp);
+	drop_events(id);
 	if (id == listen_id) {
 		listen_id = NULL;
 		fv.listening--;
@@ -634,18 +657,10 @@ int rdma_destroy_id(struct rdma_cm_id *id)
 			peers[i]->id = NULL;
 			peers[i]->gone = true;
 		}
+	for (unsigned i = 0; i < n_bound; i++)
+		if (bound[i] == id)
+			bound[i--] = bound[--n_bound];
 	return gone(id);
-}
-
-struct ibv_context **rdma_get_devices(int *count)
-{
-	(void)count;
-	return NULL;
-}
-
-void rdma_free_devices(struct ibv_context **list)
-{
-	(void)list;
 }
 
 int rdma_set_option(struct rdma_cm_id *id, int level, int name, void *value, size_t len)
@@ -660,10 +675,15 @@ int rdma_set_option(struct rdma_cm_id *id, int level, int name, void *value, siz
 
 int rdma_bind_addr(struct rdma_cm_id *id, struct sockaddr *addr)
 {
-	(void)id;
-	(void)addr;
 	errno = ENODEV;
-	return fv.absent ? -1 : 0;
+	if (fv.absent)
+		return -1;
+	if (addr->sa_family == AF_INET && ((struct sockaddr_in *)addr)->sin_addr.s_addr == INADDR_ANY)
+		return 0; /* bound to no device */
+	id->verbs = &context;
+	assert(n_bound < BOUND);
+	bound[n_bound++] = id;
+	return 0;
 }
 
 int rdma_listen(struct rdma_cm_id *id, int backlog)
@@ -793,6 +813,21 @@ int rdma_disconnect(struct rdma_cm_id *id)
 
 /* -- the test's side */
 
+static void close_device(void)
+{
+	if (!context.device)
+		return;
+	close(context.async_fd);
+	close(context.cmd_fd);
+}
+
+static void open_device(void)
+{
+	context.async_fd = eventfd(0, EFD_SEMAPHORE | EFD_CLOEXEC | EFD_NONBLOCK);
+	context.cmd_fd = open("/dev/zero", O_RDWR | O_CLOEXEC); /* a character device, as the real one */
+	n_async = 0;
+}
+
 void fake_verbs_reset(void)
 {
 	for (unsigned i = 0; i < n_peers; i++)
@@ -801,16 +836,15 @@ void fake_verbs_reset(void)
 	memset(&fv, 0, sizeof(fv));
 	fv.max_msg = 1u << 30;
 	fv.rd_atom = 16;
-	if (context.device)
-		close(context.async_fd);
+	n_bound = 0;
+	close_device();
 	context = (struct ibv_context){ .device = &device,
 					.ops = { .poll_cq = poll_cq,
 						 .req_notify_cq = req_notify_cq,
 						 .post_send = post_send,
 						 .post_recv = post_recv,
 						 .post_srq_recv = post_srq_recv } };
-	context.async_fd = eventfd(0, EFD_SEMAPHORE | EFD_CLOEXEC | EFD_NONBLOCK);
-	n_async = 0;
+	open_device();
 }
 
 struct fake_peer *fake_connect(const void *data, uint8_t len, uint8_t ird)
@@ -824,6 +858,7 @@ struct fake_peer *fake_connect(const void *data, uint8_t len, uint8_t ird)
 	address = (struct sockaddr_in *)&peer->id->route.addr.src_addr;
 	address->sin_family = AF_INET;
 	address->sin_port = htons(4420);
+	address->sin_addr.s_addr = htonl(0x0A000001);
 	address = (struct sockaddr_in *)&peer->id->route.addr.dst_addr;
 	address->sin_family = AF_INET;
 	peers[n_peers++] = peer;
@@ -842,6 +877,28 @@ void fake_removal(void)
 	for (unsigned i = 0; i < n_peers; i++)
 		if (peers[i]->id)
 			put_event(RDMA_CM_EVENT_DEVICE_REMOVAL, peers[i]->id, NULL, 0, 0);
-	if (listen_id)
-		put_event(RDMA_CM_EVENT_DEVICE_REMOVAL, listen_id, NULL, 0, 0);
+	for (unsigned i = 0; i < n_bound; i++)
+		put_event(RDMA_CM_EVENT_DEVICE_REMOVAL, bound[i], NULL, 0, 0);
+}
+
+void fake_return(void)
+{
+	close_device();
+	open_device();
+	fv.absent = false;
+}
+
+void fake_fatal(void)
+{
+	pthread_mutex_lock(&lock);
+	put_async(IBV_EVENT_DEVICE_FATAL, NULL);
+	pthread_mutex_unlock(&lock);
+}
+
+bool fake_is_open(void)
+{
+	struct stat st, zero;
+
+	assert(fstat(context.cmd_fd, &st) == 0 && stat("/dev/zero", &zero) == 0);
+	return st.st_rdev == zero.st_rdev;
 }

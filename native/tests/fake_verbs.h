@@ -49,7 +49,10 @@ extern struct fake_verbs fv;
 void fake_verbs_reset(void);
 struct fake_peer *fake_connect(const void *data, uint8_t len, uint8_t ird);
 void fake_disconnected(struct fake_peer *peer); /* the host has gone */
-void fake_removal(void);                        /* the device goes, from everything that is there */
+void fake_removal(void);                        /* the device goes, from everything that is bound to it */
+void fake_return(void);                         /* it is back, opened by librdmacm anew */
+void fake_fatal(void);                          /* the device fails, and stays */
+bool fake_is_open(void);                        /* the descriptors that librdmacm has of the device are still its */
 bool fake_capsule(struct fake_peer *peer, const void *bytes, uint32_t len); /* false: no receive was posted */
 void fake_carry_out(unsigned count); /* carries out what is held, the oldest first */
 unsigned fake_held(void);

@@ -350,8 +350,42 @@ static void test_device_that_goes_and_comes_back(void **state)
 	AWAIT(fv.listening == 0);
 	assert_int_equal(seen.closed, 1);
 	assert_int_equal(seen.queue_closed, 1);
-	fv.absent = false;
+	assert_false(fake_is_open()); /* or the kernel would wait for it */
+	fake_return();
 	AWAIT(fv.listening == 1);
+	queue(1);
+}
+
+/* A listener of all addresses is bound to no device: what tells of the removal is the device's own anchor. */
+static void test_device_that_goes_without_a_connection(void **state)
+{
+	struct fake_peer *admin;
+
+	assert_int_equal(dp_rdma_unlisten("10.0.0.1", "4420", "IPv4"), 0);
+	options.traddr = "0.0.0.0";
+	assert_int_equal(dp_rdma_listen(&options, err), 0);
+	admin = connected(0);
+	fake_disconnected(admin);
+	AWAIT(admin->gone);
+	assert_true(fake_is_open());
+	fv.absent = true;
+	fake_removal();
+	AWAIT(!fake_is_open());
+	assert_int_equal(fv.listening, 1);
+	assert_int_equal(fv.live, 2); /* the event channel and the listener */
+}
+
+/* Its connections end, those of I/O queues as well, and the descriptors stay: the device may have been reset only. */
+static void test_device_that_fails(void **state)
+{
+	struct fake_peer *admin = connected(0), *peer = queue(1);
+
+	fake_fatal();
+	AWAIT(admin->gone && peer->gone);
+	assert_int_equal(seen.closed, 1);
+	assert_int_equal(seen.queue_closed, 1);
+	assert_int_equal(fv.listening, 1);
+	assert_true(fake_is_open());
 	queue(1);
 }
 
@@ -830,6 +864,8 @@ int main(void)
 		TEST(test_device_with_messages_that_are_too_small),
 		TEST(test_listening),
 		TEST(test_device_that_goes_and_comes_back),
+		TEST(test_device_that_goes_without_a_connection),
+		TEST(test_device_that_fails),
 		TEST(test_capsules_of_the_control_plane),
 		TEST(test_reply_beyond_the_sgl_ends_the_connection),
 		TEST(test_drop_and_close),
