@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #include "common.h"
+#include "spdk.h"
 
 #define HIST_SHIFT 7u
 #define HIST_RANGES (64u - HIST_SHIFT + 1u)
@@ -39,6 +40,8 @@ static struct bdev *open_kind(const struct dp_bdev_config *config, struct bdev *
 		return bdev_uring_open(config, rc, err);
 	case DP_BDEV_CMB:
 		return bdev_cmb_open(config, rc, err);
+	case DP_BDEV_SPDK:
+		return dp_spdk_bdev_open(config, rc, err);
 	case DP_BDEV_DELAY:
 		return bdev_delay_open(config, base, rc, err);
 	case DP_BDEV_ERROR:

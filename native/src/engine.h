@@ -68,7 +68,7 @@ char *dp_describe(void);
 
 /* -- back ends ----------------------------------------------------------------------------------------------------- */
 
-enum dp_bdev_kind { DP_BDEV_MALLOC, DP_BDEV_NULL, DP_BDEV_URING, DP_BDEV_DELAY, DP_BDEV_ERROR, DP_BDEV_CMB };
+enum dp_bdev_kind { DP_BDEV_MALLOC, DP_BDEV_NULL, DP_BDEV_URING, DP_BDEV_DELAY, DP_BDEV_ERROR, DP_BDEV_CMB, DP_BDEV_SPDK };
 
 struct dp_bdev_config {
 	enum dp_bdev_kind kind;
@@ -84,6 +84,8 @@ struct dp_bdev_config {
 	const char *base;             /* delay, error: the bdev below */
 	const char *pool;             /* cmb: lies in that pool */
 	bool emulated, pmr;           /* cmb: memory of its own that emulates one; asked for a PMR (refused, with the reason) */
+	const char *ctrlr;            /* spdk: of an attached controller (spdk.h) */
+	uint32_t nsid;                /* the same */
 	uint64_t delay_us[4];         /* delay: average read, p99 read, average write, p99 write */
 };
 
