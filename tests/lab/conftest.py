@@ -5,6 +5,8 @@ guest       the same, clean: what a test leaves behind is undone, and a fault in
 boot        boots further guests with a hardware of the test's choice
 p2p_guest   one guest for the session with drives that have a CMB, at the places that matter for peer-to-peer DMA
 inside      the target running in that guest, clean
+vfio        a guest with an IOMMU, its drives on vfio-pci, and the target running in it, clean
+spdk_lab    the same for tests that need a data plane with SPDK: skipped without
 
 Without QEMU the tests are skipped and say so; with NVMET_P2P_LAB=require they fail.
 """
@@ -19,6 +21,7 @@ import pytest
 
 from nvmet_p2p.dataplane.native.process import find_program
 from tests.lab import trace
+from tests.lab import vfio as vfio_lab
 from tests.lab.inside import InsideTarget
 from tests.lab.lab import Guest, unavailable
 from tests.lab.machine import Machine
@@ -139,3 +142,35 @@ def inside(inside_daemon: InsideTarget) -> Iterator[InsideTarget]:
     if guest.alive and target.up():
         target.clear()
     _no_faults(guest, faults)
+
+
+@pytest.fixture(scope="session")
+def vfio_session() -> Iterator[vfio_lab.VfioLab]:
+    _need_lab()
+    need_dataplane()
+    with Guest(vfio_lab.VFIO_MACHINE) as guest, vfio_lab.vfio_guest(guest) as lab:
+        yield lab
+
+
+@pytest.fixture
+def vfio(vfio_session: vfio_lab.VfioLab) -> Iterator[vfio_lab.VfioLab]:
+    """Drives A, B and C on vfio-pci, K with the kernel, the target with nothing configured; undone afterwards."""
+    lab, guest = vfio_session, vfio_session.guest
+    lab.inside.start()
+    for name in vfio_lab.USER_DRIVES:
+        vfio_lab.to_driver(guest, lab.drives[name], "vfio-pci")
+    boots, before = guest.boots, len(guest.messages())
+    yield lab
+    faults = splats(guest.messages()[before if guest.boots == boots else 0 :])
+    guest.reset()
+    if guest.alive and lab.inside.up():
+        lab.inside.clear()
+    _no_faults(guest, faults)
+
+
+@pytest.fixture
+def spdk_lab(request: pytest.FixtureRequest) -> vfio_lab.VfioLab:
+    """``vfio``, whose data plane has SPDK."""
+    vfio_lab.need_spdk()
+    lab: vfio_lab.VfioLab = request.getfixturevalue("vfio")
+    return lab

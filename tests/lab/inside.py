@@ -17,6 +17,7 @@ import shlex
 import socket
 import sys
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,12 +69,12 @@ done
 """
 
 
-def drives(guest: Guest) -> dict[str, Drive]:
-    """The guest's drives by name, the driver loaded and all of the machine's namespaces there."""
+def drives(guest: Guest, wanted: Collection[str] = ()) -> dict[str, Drive]:
+    """The guest's drives by name, the driver loaded and all of the machine's namespaces there, or so many as wanted."""
     names = [spec.split(":")[0] for spec in guest.machine.nvme]
     found: dict[str, Drive] = {}
     ident = ""
-    for line in guest.run(_FACTS % len(names)).out.splitlines():
+    for line in guest.run(_FACTS % (len(wanted) or len(names))).out.splitlines():
         words = line.split()
         if words[0] == "bar":
             drive = found[ident]
@@ -223,10 +224,13 @@ class InsideTarget:
         self.rpc("nvmf_subsystem_add_listener", nqn=nqn, listen_address=address)
 
     def clear(self) -> None:
-        """Takes away all subsystems and back ends."""
+        """Takes away all subsystems, back ends and controllers."""
         for subsystem in self.rpc("nvmf_get_subsystems"):
             if subsystem["subtype"] == "NVMe":
                 self.rpc("nvmf_delete_subsystem", nqn=subsystem["nqn"])
+        if "bdev_nvme_get_controllers" in self.rpc("rpc_get_methods"):
+            for controller in self.rpc("bdev_nvme_get_controllers"):
+                self.rpc("bdev_nvme_detach_controller", name=controller["name"])
         for bdev in reversed(self.rpc("bdev_get_bdevs")):
             kind = re.split(r"\W", bdev["product_name"].lower())[0]
             self.rpc(f"bdev_{kind}_delete", name=bdev["name"])

@@ -13,6 +13,9 @@ CPU_EMULATED = "qemu64,vendor=AuthenticAMD,family=23"
 """Few features, hence little patching at boot. An AMD family of 23 or more lets Linux do peer-to-peer DMA through the
 host bridge; "Nehalem" (Intel) forbids it, because QEMU's host bridge is not on Linux's list."""
 
+CPU_FULL = "max,vendor=AuthenticAMD,family=23"
+"""Every feature that QEMU emulates: SPDK may have been compiled for this machine's CPU, and DPDK wants SSE 4.2."""
+
 KERNEL_ARGUMENTS = (
     "console=ttyS0 quiet loglevel=4 panic=-1 oops=panic mitigations=off nokaslr tsc=unstable clocksource=acpi_pm "
     "no_timer_check audit=0 apparmor=0 random.trust_cpu=on cryptomgr.notests=1 rcupdate.rcu_expedited=1 "
@@ -56,6 +59,12 @@ class Machine:
     """More QEMU arguments; each is split like a shell's."""
     machine_type: str = "q35"
     target: bool = False
+    iommu: bool = False
+    """An emulated IOMMU, for drives on vfio-pci; without one behind a switch (README.md says why)."""
+
+
+IOMMU = "intel-iommu,intremap=on,caching-mode=on,eim=off,aw-bits=48"
+"""48 bits, because SPDK puts its memory at virtual addresses of 45 and uses these as bus addresses."""
 
 
 def command(machine: Machine, run: Path, boot: image.Image, *, terminal: bool = False, append: str = "") -> list[str]:
@@ -67,8 +76,10 @@ def command(machine: Machine, run: Path, boot: image.Image, *, terminal: bool = 
     args += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-name", "nvmet-p2p-lab"]
     args += ["-machine", machine.machine_type, "-cpu", machine.cpu, "-smp", str(machine.smp), "-m", machine.memory]
     args += ["-accel", "tcg,thread=multi,tb-size=512" if machine.accel == "tcg" else machine.accel]
+    args += ["-device", IOMMU] if machine.iommu else []
     args += ["-kernel", str(boot.vmlinux), "-initrd", str(boot.initramfs)]
-    args += ["-append", " ".join(filter(None, (KERNEL_ARGUMENTS, machine.append, append)))]
+    arguments = (KERNEL_ARGUMENTS, "intel_iommu=on" if machine.iommu else "", machine.append, append)
+    args += ["-append", " ".join(filter(None, arguments))]
     # fixed places for what has to be found in order; switches and root ports start at 0x10
     for address, file in ((2, boot.root), (3, boot.modules)):
         args += ["-drive", f"file={file},if=none,format=raw,readonly=on,file.locking=off,id=disk{address}"]

@@ -28,6 +28,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from nvmet_p2p.dataplane.native.process import PROGRAM, find_program
+from tests.lab import spdk
 from tests.lab.debian import ImageError, disk_image, run
 from tests.lab.image import part
 
@@ -95,7 +96,9 @@ def _files(packages: Iterable[importlib.metadata.Distribution]) -> set[Path]:
 def _libraries(programs: Iterable[Path]) -> set[Path]:
     """Every shared library that the programs and modules are linked with, and the loader."""
     names = sorted(map(str, programs))
-    done = subprocess.run(["ldd", *names], check=False, capture_output=True, text=True)
+    path = ":".join(filter(None, (spdk.library_path(), os.environ.get("LD_LIBRARY_PATH"))))
+    environment = dict(os.environ) | ({"LD_LIBRARY_PATH": path} if path else {})
+    done = subprocess.run(["ldd", *names], check=False, capture_output=True, text=True, env=environment)
     if missing := re.findall(r"(\S+) => not found", done.stdout):
         raise ImageError(f"libraries not found on this machine: {' '.join(sorted(set(missing)))}")
     return {Path(name) for name in re.findall(r"(?:=>|^)\s+(/\S+) \(0x", done.stdout, re.MULTILINE)}
@@ -111,9 +114,10 @@ def _recipe() -> list[str]:
     program = find_program()
     facts = [str(_base()), sys.version, sys.prefix, str(ROOT), str(program)]
     facts += [f"{d.metadata['Name']} {d.version}" for d in distributions()]
-    linked = [_base(), *([program] if program else []), *(p for p in _soft_roce() if p.suffix == ".so")]
+    linked = [_base(), *([program] if program else []), *(p for p in _soft_roce() if p.suffix == ".so"), *spdk.files()]
     libraries = [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in sorted(_libraries(linked))]
-    return ["runtime 1", *facts, *libraries, hashlib.sha256(Path(__file__).read_bytes()).hexdigest()]
+    made_by = [hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in (__file__, spdk.__file__)]
+    return ["runtime 1", *facts, spdk.library_path(), *map(str, spdk.files()), *libraries, *made_by]
 
 
 def _build(out: Path) -> None:
@@ -137,6 +141,8 @@ def _build(out: Path) -> None:
         (root / name).mkdir(parents=True, exist_ok=True)
     for name in ("bin", "lib", "lib64", "sbin"):
         (root / name).symlink_to(f"usr/{name}")
+    (root / "var/run").symlink_to("/run")
+    (root / "var/tmp").symlink_to("/tmp")
     (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
     (root / "etc/hosts").write_text("127.0.0.1 localhost\n::1 localhost\n")
     if Path("/etc/ld.so.cache").exists():
@@ -157,10 +163,11 @@ def _build(out: Path) -> None:
     _copy(root, Path(sys._base_executable))  # type: ignore[attr-defined]
     _copy(root, _base())
     (_at(root, Path(sysconfig.get_path("purelib"))) / "nvmet_p2p.pth").write_text(f"{ROOT}\n")
-    for path in _soft_roce():
+    for path in (*_soft_roce(), *spdk.files()):
         _copy(root, path)
+    (root / "etc/lab-library-path").write_text(spdk.library_path())
     linked = [p for p in root.rglob("*.so*") if p.is_file() and not p.is_symlink()]
-    for library in _libraries([*linked, _base(), *([program] if program else [])]):
+    for library in _libraries([*linked, _base(), *spdk.files(), *([program] if program else [])]):
         _copy(root, library)
     for name in ("nvmet_p2p", "build/native"):  # source.img is mounted there
         _at(root, ROOT / name).mkdir(parents=True, exist_ok=True)

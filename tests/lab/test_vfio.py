@@ -1,0 +1,88 @@
+"""`nvmet-p2p setup` in a guest with an IOMMU: drives leave the kernel's driver and come back to it."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+
+from tests.lab.inside import COMMAND, SOCKET, drives
+from tests.lab.lab import Result
+from tests.lab.vfio import VfioLab, driver, to_driver
+
+RECORD = "/run/setup"
+
+
+@pytest.fixture
+def lab(vfio: VfioLab) -> VfioLab:
+    """A and K with the kernel's driver."""
+    vfio.guest.run(f"rm -rf {RECORD}")
+    to_driver(vfio.guest, vfio.drives["A"], "nvme")
+    return vfio
+
+
+def setup(lab: VfioLab, *words: str, check: bool = True) -> Result:
+    line = [*COMMAND, "setup", "--rpc-socket", SOCKET, "--record-dir", RECORD, *words]
+    return lab.guest.run(f"exec target-enter {shlex.join(line)}", check=check)
+
+
+def test_bind_and_restore(lab: VfioLab) -> None:
+    """Both drives and huge pages; the driver's own programs for them are what a user would run next."""
+    a, k = lab.drives["A"], lab.drives["K"]
+    pages = "cat /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"
+    before = lab.guest.run(pages).out.strip()
+    done = setup(lab, "bind", a.bdf, k.bdf, "--hugepages", "8")
+    assert f"{a.bdf}: nvme -> vfio-pci (/dev/vfio/" in done.out
+    assert driver(lab.guest, a) == driver(lab.guest, k) == "vfio-pci"
+    assert int(lab.guest.run(pages).out) >= 8
+    assert "is on vfio-pci already" in setup(lab, "bind", a.bdf).out
+    lab.guest.run(f'for d in {a.bdf} {k.bdf}; do [ -z "$(ls -d /sys/bus/pci/devices/$d/nvme 2>/dev/null)" ]; done')
+    one = setup(lab, "restore", k.bdf)
+    assert one.out.strip() == f"{k.bdf}: vfio-pci -> nvme"
+    assert (driver(lab.guest, a), driver(lab.guest, k)) == ("vfio-pci", "nvme")
+    rest = setup(lab, "restore")
+    assert f"{a.bdf}: vfio-pci -> nvme" in rest.out
+    assert lab.guest.run(pages).out.strip() == before
+    assert "there is nothing to restore" in setup(lab, "restore").out
+    back = drives(lab.guest, ("A", "K"))
+    assert (back["A"].nsid, back["A"].cmb, back["K"].cmb) == (a.nsid, a.cmb, k.cmb)
+    overrides = f"cat /sys/bus/pci/devices/{a.bdf}/driver_override /sys/bus/pci/devices/{k.bdf}/driver_override"
+    assert set(lab.guest.run(overrides).out.split()) <= {"(null)"}
+
+
+def test_a_drive_in_use_stays(lab: VfioLab) -> None:
+    """Mounted, then served by the target: refused with the reason, also for the free drive named beside it."""
+    now = drives(lab.guest, ("A", "K"))
+    lab.guest.run(f"mkfs.ext4 -q {now['A'].device} && mkdir -p /tmp/m && mount {now['A'].device} /tmp/m", keep=True)
+    refused = setup(lab, "bind", now["A"].bdf, now["K"].bdf, check=False)
+    assert refused.code == 1
+    assert "is mounted at /tmp/m" in refused.err
+    assert driver(lab.guest, now["A"]) == driver(lab.guest, now["K"]) == "nvme"
+    lab.guest.run("umount /tmp/m")
+    lab.inside.rpc("bdev_uring_create", name="served", filename=now["A"].device)
+    refused = setup(lab, "bind", now["A"].bdf, check=False)
+    assert refused.code == 1
+    assert "as bdev served" in refused.err
+    assert driver(lab.guest, now["A"]) == "nvme"
+
+
+def test_a_drive_that_a_process_has_open_is_not_restored(lab: VfioLab) -> None:
+    """The kernel would wait for it without an end. Who has it is told, and it works once that has let go."""
+    a = lab.drives["A"]
+    setup(lab, "bind", a.bdf)
+    holder = lab.guest.start(
+        f"""group=$(basename $(readlink /sys/bus/pci/devices/{a.bdf}/iommu_group))
+        exec python3 -c '
+import sys, time
+held = open(sys.argv[1], "r+b", 0)
+print("held", flush=True)
+time.sleep(600)' /dev/vfio/$group"""
+    )
+    holder.wait_for("held")
+    refused = setup(lab, "restore", check=False)
+    assert refused.code == 1
+    assert "is in use by python3" in refused.err
+    assert driver(lab.guest, a) == "vfio-pci"
+    holder.kill()
+    setup(lab, "restore")
+    assert driver(lab.guest, a) == "nvme"

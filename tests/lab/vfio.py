@@ -1,0 +1,80 @@
+"""A machine with an IOMMU, and its drives between the kernel's driver and vfio-pci."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.lab import spdk, trace
+from tests.lab.inside import Drive, InsideTarget, drives
+from tests.lab.lab import Guest
+from tests.lab.machine import CPU_FULL, Machine
+
+MEMORY_BYTES = 2 << 30
+VFIO_MACHINE = Machine(
+    cpu=CPU_FULL,
+    memory=f"{MEMORY_BYTES >> 20}M",
+    iommu=True,
+    nvme=("A:rp:300:64", "B:rp:300:64", "C:rp:64:64", "K:rp:64:64"),
+    target=True,
+    net=False,
+    trace=trace.EVENTS,
+)
+"""Four drives with a CMB, each on a root port and alone in its IOMMU group; K is meant to stay with the kernel."""
+USER_DRIVES = ("A", "B", "C")
+
+
+def to_driver(guest: Guest, drive: Drive, driver: str) -> None:
+    """Unbinds a drive from what it has and binds it to that driver; nothing is asked."""
+    guest.run(
+        f"""set -e; modprobe vfio-pci; modprobe vfio_iommu_type1
+        d=/sys/bus/pci/devices/{drive.bdf}
+        [ "$(basename "$(readlink $d/driver)")" = {driver} ] && exit 0
+        if [ {driver} = nvme ]; then echo > $d/driver_override; else echo {driver} > $d/driver_override; fi
+        [ ! -e $d/driver ] || echo {drive.bdf} > $d/driver/unbind
+        echo {drive.bdf} > /sys/bus/pci/drivers_probe
+        [ "$(basename "$(readlink $d/driver)")" = {driver} ]"""
+    )
+
+
+def driver(guest: Guest, drive: Drive) -> str:
+    """The driver that a drive has, or an empty string."""
+    script = f"d=$(readlink /sys/bus/pci/devices/{drive.bdf}/driver) && basename $d || true"
+    return guest.run(script).out.strip()
+
+
+def need_spdk() -> None:
+    """Skips, for a data plane without SPDK."""
+    if not spdk.linked():
+        pytest.skip("SPDK: the data plane was built without it (pkg-config did not find spdk_nvme)")
+
+
+class VfioLab:
+    """The guest, its drives (as the kernel's driver saw them), and the daemon in it."""
+
+    def __init__(self, inside: InsideTarget, found: dict[str, Drive]) -> None:
+        self.inside = inside
+        self.guest = inside.guest
+        self.drives = found
+
+    def attach(self, name: str, **options: Any) -> str:
+        """Makes a controller called like the drive; the name of its only bdev."""
+        (bdev,) = self.inside.rpc(
+            "bdev_nvme_attach_controller", name=name, trtype="PCIe", traddr=self.drives[name].bdf, **options
+        )
+        assert bdev == f"{name}n{self.drives[name].nsid}"
+        return str(bdev)
+
+
+@contextlib.contextmanager
+def vfio_guest(guest: Guest) -> Iterator[VfioLab]:
+    """The guest booted, the kernel's view of its drives taken, and all but K given to vfio-pci."""
+    guest.boot()
+    found = drives(guest)
+    for name in USER_DRIVES:
+        to_driver(guest, found[name], "vfio-pci")
+    with contextlib.closing(InsideTarget(guest)) as inside:
+        yield VfioLab(inside, found)
