@@ -119,10 +119,11 @@ int dp_bdev_delay_update(const char *name, const char *latency_type, uint64_t us
 
 /* -- pools of peer memory ------------------------------------------------------------------------------------------- */
 
-enum dp_pool_kind { DP_POOL_P2PMEM, DP_POOL_EMULATED };
+/* A drive's memory as the kernel's nvme driver gives it out; host memory in its place; that of a drive on vfio-pci. */
+enum dp_pool_kind { DP_POOL_P2PMEM, DP_POOL_EMULATED, DP_POOL_SPDK_CMB };
 
 struct dp_pool_config {
-	const char *name; /* the provider's BDF; an emulated one: any */
+	const char *name; /* the provider's BDF (0000:03:00.0); an emulated one: any */
 	enum dp_pool_kind kind;
 	const char *path;     /* p2pmem: the file to map, /sys/bus/pci/devices/<bdf>/p2pmem/allocate */
 	uint64_t bytes;       /* whole granules of 4096; the first one is the canary's */
@@ -138,12 +139,29 @@ int dp_pool_create(const struct dp_pool_config *config, struct dp_pool_facts *fa
  * is given back. -ENODEV, -EBUSY (a bdev lies in it, or it is being calibrated). */
 int dp_pool_delete(const char *name, dp_done_fn done, void *arg, char err[DP_ERR_MAX]);
 
+/* The memory of a drive on vfio-pci. */
+struct dp_pool_device {
+	const char *region;    /* "cmb", "legacy cmb" (before NVMe 1.4) or "pmr"; NULL: of another kind of pool */
+	const char *via;       /* "spdk": of an attached controller; "vfio": opened by ourselves */
+	unsigned bar;
+	uint64_t bytes;        /* the device's, not what a pool takes of it */
+	bool write_combining;  /* so mapped for the CPU; else uncached */
+	bool spdk;             /* SPDK's drives can reach it now */
+	bool dma_buf;
+	char no_dma_buf[DP_ERR_MAX]; /* why there is none */
+};
+
+/* What the drive with that BDF, bound to vfio-pci, has for a pool. -ENODEV, -EPERM (not bound to vfio-pci), -ENOENT (nothing),
+ * -ENOTSUP (nothing that takes data, or no IOMMU), -EBUSY (in other hands). */
+int dp_pool_probe(const char *bdf, struct dp_pool_device *found, char err[DP_ERR_MAX]);
+
 struct dp_pool_stat {
 	char name[DP_NAME_MAX + 1];
 	enum dp_pool_kind kind;
 	uint64_t bytes, free_bytes, largest_free_bytes, waits, waiting, fallbacks, wiped_bytes, buffers;
 	bool lost;
 	char why[DP_ERR_MAX]; /* it was lost */
+	struct dp_pool_device device;
 	size_t num_allowed;
 	char (*allowed)[DP_NAME_MAX + 1]; /* bdevs */
 };

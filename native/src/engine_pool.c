@@ -15,6 +15,7 @@
 
 #include "calibrate.h"
 #include "engine_priv.h"
+#include "pool_device.h"
 
 #define QUIESCE_S 30 /* for so long a drive may take to finish what is in flight */
 
@@ -246,6 +247,16 @@ static size_t list_allowed(const struct pool *pool, struct dp_pool_stat *stat)
 	return n;
 }
 
+int dp_pool_probe(const char *bdf, struct dp_pool_device *found, char err[DP_ERR_MAX])
+{
+	struct pool *pool = pool_find(bdf);
+
+	if (!pool || !pool->device || pool_is_lost(pool))
+		return pool_device_probe(bdf, found, err);
+	pool_device_facts(pool->device, found);
+	return 0;
+}
+
 static void look(struct pool *pool, struct dp_pool_stat *stat)
 {
 	*stat = (struct dp_pool_stat){ .kind = pool->kind,
@@ -262,6 +273,8 @@ static void look(struct pool *pool, struct dp_pool_stat *stat)
 	stat->waiting = pool->waiting;
 	stat->buffers = pool->in_use;
 	pthread_mutex_unlock(&pool->lock);
+	if (pool->device)
+		pool_device_facts(pool->device, &stat->device);
 	stat->num_allowed = list_allowed(pool, stat);
 }
 

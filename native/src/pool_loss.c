@@ -19,6 +19,8 @@
 #include "pool_priv.h"
 #include "pool_registry.h"
 
+#define SAME_FAULT_MAX 16u
+
 /*
  * The ranges of all pools, sorted. Two tables: the control thread fills the one that is not in use and then counts the
  * generation up, which makes it the one in use. A reader whose generation is not the current one any more when it has
@@ -155,8 +157,12 @@ bool pool_is_lost(const struct pool *pool)
 
 bool pool_check(struct pool *pool)
 {
+	uint64_t found;
+
+	if (pool->device) /* may be mapped write combining: what the CPU has gathered goes first */
+		atomic_thread_fence(memory_order_seq_cst);
 	/* One load past every cache, which also waits for the CPU's own writes before it. */
-	uint64_t found = *(volatile uint64_t *)pool->base;
+	found = *(volatile uint64_t *)pool->base;
 
 	if (DP_LIKELY(found == pool->nonce))
 		return !pool_is_lost(pool);
@@ -169,6 +175,17 @@ bool pool_check(struct pool *pool)
 
 static struct sigaction previous;
 
+/* The same address many times in a row: whoever else wanted to see to it could not. */
+static bool again(const void *addr)
+{
+	static _Thread_local const void *last;
+	static _Thread_local unsigned times;
+
+	times = addr == last ? times + 1 : 0;
+	last = addr;
+	return times >= SAME_FAULT_MAX;
+}
+
 static void on_sigbus(int sig, siginfo_t *info, void *context)
 {
 	int error = errno;
@@ -177,6 +194,11 @@ static void on_sigbus(int sig, siginfo_t *info, void *context)
 	if (pool && replace(pool, "SIGBUS: the kernel has taken its pages away")) {
 		errno = error;
 		return; /* the access is tried again */
+	}
+	if (info->si_code > 0 && previous.sa_flags & SA_SIGINFO && previous.sa_sigaction && !again(info->si_addr)) {
+		previous.sa_sigaction(sig, info, context); /* SPDK's, for registers of drives that are gone */
+		errno = error;
+		return;
 	}
 	sigaction(SIGBUS, &previous, NULL); /* not ours: the access is tried again and gets what it would have got */
 	if (info->si_code <= 0)

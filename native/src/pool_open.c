@@ -12,6 +12,7 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#include "pool_device.h"
 #include "pool_registry.h"
 
 #define BYTES_MIN (2 * POOL_GRANULE)
@@ -133,15 +134,54 @@ static int map_p2pmem(struct pool *pool, const struct dp_pool_config *config, ch
 	return rc;
 }
 
+static int map_device(struct pool *pool, const struct dp_pool_config *config, char err[DP_ERR_MAX])
+{
+	char why[DP_ERR_MAX];
+	int rc;
+
+	pool->device = pool_device_open(config->name, config->bytes, &rc, why);
+	if (!pool->device) {
+		snprintf(err, DP_ERR_MAX, "pool %.32s: %.200s", config->name, why);
+		return rc;
+	}
+	pool->base = pool_device_base(pool->device);
+	pool->bytes = pool_device_bytes(pool->device);
+	return 0;
+}
+
+static int map(struct pool *pool, const struct dp_pool_config *config, char err[DP_ERR_MAX])
+{
+	switch (config->kind) {
+	case DP_POOL_EMULATED:
+		return map_emulated(pool, config, err);
+	case DP_POOL_SPDK_CMB:
+		return map_device(pool, config, err);
+	default:
+		return map_p2pmem(pool, config, err);
+	}
+}
+
+/* Any thread. */
+static void device_lost(void *arg, const char *why)
+{
+	pool_lose(arg, why);
+}
+
 static void unmap(struct pool *pool)
 {
 	uint8_t *base = pool->base;
 
+	if (pool->device)
+		pool_device_unwatch(pool->device);
 	pool->base = NULL;
 	if (base && base != MAP_FAILED) {
 		pool_ranges_update(); /* first: the addresses may be another mapping's at once */
-		munmap(base, pool->bytes);
+		if (!pool->device)
+			munmap(base, pool->bytes);
 	}
+	if (pool->device)
+		pool_device_close(pool->device);
+	pool->device = NULL;
 	if (pool->fd >= 0)
 		close(pool->fd);
 	pool->fd = -1;
@@ -254,7 +294,7 @@ struct pool *pool_open(const struct dp_pool_config *config, bool hidden, int *rc
 	*rc = pool_catch_sigbus();
 	if (*rc < 0)
 		return NULL;
-	*rc = config->kind == DP_POOL_EMULATED ? map_emulated(pool, config, err) : map_p2pmem(pool, config, err);
+	*rc = map(pool, config, err);
 	if (*rc < 0) {
 		unmap(pool);
 		return NULL;
@@ -270,9 +310,19 @@ struct pool *pool_open(const struct dp_pool_config *config, bool hidden, int *rc
 		return NULL;
 	}
 	set_canary(pool);
+	if (pool->device && !pool_check(pool)) {
+		*rc = -EIO;
+		snprintf(err, DP_ERR_MAX, "pool %.32s: its memory does not hold what is written to it", config->name);
+		free_tables(pool);
+		unmap(pool);
+		atomic_store(&pool->loss, POOL_THERE);
+		return NULL;
+	}
 	pthread_mutex_lock(&pool->lock);
 	atomic_store(&pool->state, POOL_LIVE);
 	pthread_mutex_unlock(&pool->lock);
+	if (pool->device)
+		pool_device_watch(pool->device, device_lost, pool);
 	return pool;
 }
 

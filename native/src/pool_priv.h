@@ -24,6 +24,7 @@ struct pool {
 	size_t bytes;
 	uint32_t granules; /* without the canary's */
 	int fd;            /* of an emulated one's memory, else -1 */
+	struct pool_device *device; /* of DP_POOL_SPDK_CMB */
 	uint64_t nonce;
 	bool wipe_always;
 	bool hidden;  /* a bdev's own: pool_find does not know it */

@@ -235,6 +235,7 @@ const struct rpc_method rpc_methods[] = {
 	{"p2p_pool_allow", allow_params, rpc_pool_allow},
 	{"p2p_pool_calibrate", calibrate_params, rpc_pool_calibrate},
 	{"p2p_get_pools", NULL, rpc_get_pools},
+	{"p2p_pool_probe", pool_name_params, rpc_pool_probe},
 	{"p2p_get_staging", any_name_params, rpc_get_staging},
 	{"p2p_get_queues", NULL, rpc_get_queues},
 	{"p2p_get_reactors", NULL, rpc_get_reactors},

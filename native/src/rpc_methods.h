@@ -97,6 +97,7 @@ void rpc_pool_delete(struct rpc_request *request, const void *params);
 void rpc_pool_allow(struct rpc_request *request, const void *params);
 void rpc_pool_calibrate(struct rpc_request *request, const void *params);
 void rpc_get_pools(struct rpc_request *request, const void *params);
+void rpc_pool_probe(struct rpc_request *request, const void *params);
 void rpc_get_staging(struct rpc_request *request, const void *params);
 
 /* -- rpc_view.c: controllers and queues ------------------------------------------------------------------------------ */

@@ -10,7 +10,8 @@
 #include "log.h"
 #include "rpc_methods.h"
 
-static const char *const kinds[] = {[DP_POOL_P2PMEM] = "p2pmem", [DP_POOL_EMULATED] = "emulated"};
+static const char *const kinds[] = {
+	[DP_POOL_P2PMEM] = "p2pmem", [DP_POOL_EMULATED] = "emulated", [DP_POOL_SPDK_CMB] = "spdk_cmb"};
 
 void rpc_pool_create(struct rpc_request *request, const void *params)
 {
@@ -32,8 +33,11 @@ void rpc_pool_create(struct rpc_request *request, const void *params)
 		snprintf(allocate, sizeof(allocate), "/sys/bus/pci/devices/%.*s/p2pmem/allocate", DP_NAME_MAX, p->name);
 		if (!config.path)
 			config.path = allocate;
+	} else if (strcmp(p->kind, kinds[DP_POOL_SPDK_CMB]) == 0 && !p->path) {
+		config.kind = DP_POOL_SPDK_CMB;
 	} else {
-		rpc_fail(request, RPC_INVALID_PARAMS, "params: kind: expected p2pmem or emulated");
+		rpc_fail(request, RPC_INVALID_PARAMS,
+			 "params: kind: expected p2pmem, emulated or (without a path) spdk_cmb");
 		return;
 	}
 	rc = dp_pool_create(&config, &facts, err);
@@ -63,18 +67,42 @@ void rpc_pool_allow(struct rpc_request *request, const void *params)
 	rpc_finish(request, dp_pool_allow(p->name, p->bdev, p->allow, err), err);
 }
 
+static json_t *show_device(const struct dp_pool_device *device)
+{
+	return json_pack("{s:s, s:s, s:i, s:I, s:s, s:b, s:b, s:s}", "region", device->region, "via", device->via, "bar",
+			 (int)device->bar, "bytes", (json_int_t)device->bytes, "mapping",
+			 device->write_combining ? "write-combining" : "uncached", "spdk", device->spdk, "dma_buf",
+			 device->dma_buf, "no_dma_buf", device->no_dma_buf);
+}
+
+void rpc_pool_probe(struct rpc_request *request, const void *params)
+{
+	const struct rpc_pool_name *p = params;
+	struct dp_pool_device found;
+	char err[DP_ERR_MAX] = "";
+	int rc = dp_pool_probe(p->name, &found, err);
+
+	if (rc < 0)
+		rpc_finish(request, rc, err);
+	else
+		rpc_reply(request, show_device(&found));
+}
+
 static json_t *show_pool(const struct dp_pool_stat *stat)
 {
-	json_t *allowed = json_array();
+	json_t *allowed = json_array(), *shown;
 
 	for (size_t i = 0; i < stat->num_allowed; i++)
 		json_array_append_new(allowed, json_string(stat->allowed[i]));
-	return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:s, s:o}", "name", stat->name, "kind",
-			 kinds[stat->kind], "bytes", (json_int_t)stat->bytes, "free", (json_int_t)stat->free_bytes,
-			 "largest_free", (json_int_t)stat->largest_free_bytes, "buffers", (json_int_t)stat->buffers, "waits",
-			 (json_int_t)stat->waits, "waiting", (json_int_t)stat->waiting, "fallbacks",
-			 (json_int_t)stat->fallbacks, "wiped_bytes", (json_int_t)stat->wiped_bytes, "lost", stat->lost, "why",
-			 stat->why, "allowed", allowed);
+	shown = json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:s, s:o}", "name", stat->name, "kind",
+			  kinds[stat->kind], "bytes", (json_int_t)stat->bytes, "free", (json_int_t)stat->free_bytes,
+			  "largest_free", (json_int_t)stat->largest_free_bytes, "buffers", (json_int_t)stat->buffers, "waits",
+			  (json_int_t)stat->waits, "waiting", (json_int_t)stat->waiting, "fallbacks",
+			  (json_int_t)stat->fallbacks, "wiped_bytes", (json_int_t)stat->wiped_bytes, "lost", stat->lost, "why",
+			  stat->why, "allowed", allowed);
+	if (stat->device.region)
+		json_object_set_new(shown, "device", show_device(&stat->device));
+	return shown;
 }
 
 void rpc_get_pools(struct rpc_request *request, const void *params)

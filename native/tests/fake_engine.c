@@ -319,6 +319,13 @@ int dp_pool_delete(const char *name, dp_done_fn done, void *arg, char err[DP_ERR
 	return 0;
 }
 
+int dp_pool_probe(const char *bdf, struct dp_pool_device *found, char err[DP_ERR_MAX])
+{
+	*found = (struct dp_pool_device){.region = "pmr", .via = "vfio", .bar = 4, .bytes = 1 << 24, .no_dma_buf = "a test"};
+	snprintf(err, DP_ERR_MAX, "no memory in %.60s", bdf);
+	return take(&fake.pool_rc);
+}
+
 size_t dp_pool_stats(struct dp_pool_stat **stats)
 {
 	*stats = calloc(1, sizeof(**stats));

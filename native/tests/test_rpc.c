@@ -391,6 +391,18 @@ static void test_pools(void **state)
 	assert_true(fake.pool.wipe_always);
 	assert_int_equal(fake.pool.bytes, 8192);
 	assert_int_equal(code_of("bdev_malloc_create", "{\"name\":\"m0\",\"num_blocks\":16,\"block_size\":512}"), 0);
+	assert_int_equal(code_of("p2p_pool_create", "{\"name\":\"p\",\"kind\":\"spdk_cmb\",\"path\":\"/x\"}"),
+			 RPC_INVALID_PARAMS);
+	json_t *probed = result_of("p2p_pool_probe", "{\"name\":\"0000:03:00.0\"}");
+
+	assert_string_equal(json_string_value(json_object_get(probed, "region")), "pmr");
+	assert_string_equal(json_string_value(json_object_get(probed, "via")), "vfio");
+	assert_string_equal(json_string_value(json_object_get(probed, "mapping")), "uncached");
+	assert_int_equal(json_integer_value(json_object_get(probed, "bytes")), 1 << 24);
+	assert_string_equal(json_string_value(json_object_get(probed, "no_dma_buf")), "a test");
+	json_decref(probed);
+	fake.pool_rc = -EPERM;
+	assert_int_equal(code_of("p2p_pool_probe", "{\"name\":\"0000:03:00.0\"}"), -EPERM);
 	assert_int_equal(code_of("p2p_pool_allow", "{\"name\":\"p\",\"bdev\":\"x\",\"allow\":true}"), -ENODEV);
 	assert_int_equal(code_of("p2p_pool_allow", "{\"name\":\"p\",\"bdev\":\"m0\"}"), RPC_INVALID_PARAMS);
 	assert_int_equal(code_of("p2p_pool_allow", "{\"name\":\"p\",\"bdev\":\"m0\",\"allow\":true}"), 0);
