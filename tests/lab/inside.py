@@ -172,10 +172,17 @@ class InsideTarget:
 
     def rpc(self, method: str, *, timeout_s: float = 60.0, **params: Any) -> Any:
         """One call; ``RpcError`` if the daemon refuses, ``Unreachable`` if there is no daemon."""
+        return self._call(SOCKET, method, params, timeout_s)
+
+    def dataplane_rpc(self, method: str, *, timeout_s: float = 60.0, **params: Any) -> Any:
+        """The same of the data plane, behind the daemon's back."""
+        return self._call(f"{SOCKET}.dp", method, params, timeout_s)
+
+    def _call(self, path: str, method: str, params: dict[str, Any], timeout_s: float) -> Any:
         self._relay()
         assert self._link is not None
         ident = next(self._ids)
-        order = {"id": ident, "socket": SOCKET, "method": method, "params": params, "timeout": timeout_s}
+        order = {"id": ident, "socket": path, "method": method, "params": params, "timeout": timeout_s}
         self._link.settimeout(timeout_s + 10)
         self._link.sendall(json.dumps(order).encode() + b"\n")
         while True:

@@ -63,7 +63,7 @@ def linked(dataplane: Path | None = None) -> bool:
 
 
 def files() -> list[Path]:
-    """What SPDK and DPDK need in the guest besides the libraries that ldd names: programs, plug-ins with their links."""
+    """What SPDK and DPDK need in the guest besides the libraries that ldd names: programs and plug-ins, links too."""
     if not folders():
         return []
     found = [path for name in PROGRAMS if (path := program(name)) is not None]

@@ -21,10 +21,17 @@ EVENTS = (
 )  # fmt: skip
 """What a machine must trace for this module."""
 
+IOMMU_EVENTS = (*EVENTS, "vtd_dmar_translate")
+"""The same on a machine with an IOMMU: what physical address each of a drive's addresses stood for."""
+
 DRAM = "dram"
 OTHER = "other"
 _IO = re.compile(r"pci_nvme_io_cmd cid \d+ nsid 0x([0-9a-f]+) sqid \d+ opc 0x([0-9a-f]+)")
 _COUNT = re.compile(r"pci_nvme_(?:read|write) cid \d+ (?:opname '\S+' )?nsid \d+ nlb \d+ count (\d+) lba 0x([0-9a-f]+)")
+_TRANSLATED = re.compile(
+    r"vtd_dmar_translate dev (\S+) iova 0x([0-9a-f]+) -> gpa 0x([0-9a-f]+) mask 0xfff$", re.MULTILINE
+)
+_PAGE = 4096
 _ADDR = re.compile(r"pci_nvme_map_addr addr 0x([0-9a-f]+) len (\d+)")
 
 WRITE, READ, COMPARE, WRITE_ZEROES, DSM, VERIFY, COPY, FLUSH = 0x01, 0x02, 0x05, 0x08, 0x09, 0x0C, 0x19, 0x00
@@ -83,10 +90,36 @@ def windows(drives: Iterable[Drive], memory_bytes: int) -> tuple[Window, ...]:
     return tuple(found)
 
 
-class Traffic:
-    """Bytes of payload by (drive, opcode, place); a place is a drive's name for its CMB, or DRAM, or OTHER."""
+class Translations:
+    """What the emulated IOMMU made of drives' addresses: of those that were accessed and stayed mapped."""
 
-    def __init__(self, found: Iterable[Command], drives: Iterable[Drive], memory_bytes: int) -> None:
+    def __init__(self, text: str) -> None:
+        self.pages = {(who, int(iova, 16)): int(gpa, 16) for who, iova, gpa in _TRANSLATED.findall(text)}
+
+    def pieces(self, drive: Drive, address: int, length: int) -> Iterator[tuple[int | None, int]]:
+        """The piece in physical addresses, by page; None: it was not sent to the bus (its own CMB)."""
+        bus, function = drive.bdf.split(":", 1)[1].split(".")
+        while length:
+            offset = address % _PAGE
+            step = min(length, _PAGE - offset)
+            page = self.pages.get((f"{bus}.{int(function, 16):02x}", address - offset))
+            yield (None if page is None else page + offset), step
+            address, length = address + step, length - step
+
+
+class Traffic:
+    """Bytes of payload by (drive, opcode, place); a place is a drive's name for its CMB, or DRAM, or OTHER.
+
+    translations: of a machine with an IOMMU, where a drive's own addresses say nothing.
+    """
+
+    def __init__(
+        self,
+        found: Iterable[Command],
+        drives: Iterable[Drive],
+        memory_bytes: int,
+        translations: Translations | None = None,
+    ) -> None:
         drives = tuple(drives)
         places = windows(drives, memory_bytes)
         names = {drive.nsid: drive.id for drive in drives}
@@ -99,7 +132,7 @@ class Traffic:
             self.commands[drive, command.opcode] += 1
             if command.opcode in (READ, WRITE) and sum(n for _, n in command.pieces) != command.count:
                 self.torn.append(command)
-            for address, length in command.pieces:
+            for address, length in _physical(command, translations, drives):
                 place = next((w.name for w in places if w.first <= address and address + length - 1 <= w.last), OTHER)
                 self.bytes[drive, command.opcode, place] += length
 
@@ -114,6 +147,17 @@ class Traffic:
         return "\n".join([*rows, *(f"torn: {c}" for c in self.torn[:5])])
 
 
+def _physical(
+    command: Command, translations: Translations | None, drives: tuple[Drive, ...]
+) -> Iterable[tuple[int, int]]:
+    """The command's pieces; address -1 where nothing was sent to the bus."""
+    drive = next((drive for drive in drives if drive.nsid == command.nsid), None)
+    if translations is None or drive is None:
+        return command.pieces
+    found = (piece for address, length in command.pieces for piece in translations.pieces(drive, address, length))
+    return [(-1 if address is None else address, length) for address, length in found]
+
+
 class Trace:
     """The trace file of a running guest, from now on."""
 
@@ -125,16 +169,21 @@ class Trace:
         """Forget what was before."""
         self.offset = self.path.stat().st_size
 
-    def commands(self) -> list[Command]:
-        """The commands since the mark."""
+    def text(self) -> str:
+        """What was written since the mark."""
         with self.path.open("rb") as file:
             file.seek(self.offset)
-            text = file.read()
-        return list(commands(text.decode(errors="replace").splitlines()))
+            return file.read().decode(errors="replace")
+
+    def commands(self) -> list[Command]:
+        """The commands since the mark."""
+        return list(commands(self.text().splitlines()))
 
 
-def seen(trace: Trace, drives: dict[str, Drive], memory_bytes: int = 1 << 30) -> Traffic:
+def seen(trace: Trace, drives: dict[str, Drive], memory_bytes: int = 1 << 30, *, iommu: bool = False) -> Traffic:
     """The traffic since the mark, in a trace that can be trusted."""
-    traffic = Traffic(trace.commands(), drives.values(), memory_bytes)
+    text = trace.text()
+    translations = Translations(text) if iommu else None
+    traffic = Traffic(commands(text.splitlines()), drives.values(), memory_bytes, translations)
     assert traffic.torn == [], str(traffic)
     return traffic

@@ -21,7 +21,7 @@ VFIO_MACHINE = Machine(
     nvme=("A:rp:300:64", "B:rp:300:64", "C:rp:64:64", "K:rp:64:64"),
     target=True,
     net=False,
-    trace=trace.EVENTS,
+    trace=trace.IOMMU_EVENTS,
 )
 """Four drives with a CMB, each on a root port and alone in its IOMMU group; K is meant to stay with the kernel."""
 USER_DRIVES = ("A", "B", "C")
