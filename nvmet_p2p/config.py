@@ -26,6 +26,7 @@ STAGING_PATTERN = r"^(off|auto|([0-9a-fA-F]{4,8}:)?[0-9a-fA-F]{2}:[01][0-9a-fA-F
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["console", "json"]
 Dataplane = Literal["auto", "native", "inprocess", "external"]
+ZeroCopy = Literal["auto", "off", "always"]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -37,6 +38,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     ``tcp_congestion`` is a congestion control of the kernel for the connections of the listeners, ``system`` for the
     system's default, or ``auto`` for that unless it is BBR (see ``server.listener``).
+
+    ``zero_copy_send``: reads of at least ``zero_copy_min_kib`` KiB are sent without the kernel copying them; ``auto``
+    goes back to plain sends on a connection whose device has it copied after all, ``always`` does not.
 
     ``staging`` is the policy where none was set over JSON-RPC: "off", "auto" or a provider's PCI address, and never
     strict, since no call could be refused. ``cmb_mib``: how much of a provider's memory is taken at most; 0 for all of
@@ -55,6 +59,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     cpumask: str = ""
     spin_us: Annotated[int, Meta(ge=0, le=1_000_000)] = 20
     pool_mib: Annotated[int, Meta(ge=1, le=1 << 20)] = 64
+    zero_copy_send: ZeroCopy = "auto"
+    zero_copy_min_kib: Annotated[int, Meta(ge=0, le=1 << 20)] = 32
     staging: Annotated[str, Meta(pattern=STAGING_PATTERN)] = "auto"
     cmb_mib: Annotated[int, Meta(ge=0, le=1 << 20)] = 0
     sysfs_root: Path = Path("/sys")

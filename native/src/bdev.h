@@ -66,6 +66,7 @@ struct bdev_ops {
 	void (*drain)(struct bdev *bdev, struct reactor *r);
 	/* Required, control thread: nothing is in flight. */
 	void (*destroy)(struct bdev *bdev);
+	bool constant; /* what map gives is never written to, and never goes: nobody needs to pin it */
 	bool scatters; /* data may lie in bdev_io.iov, and in peer memory; layers have it of what they lie on */
 };
 

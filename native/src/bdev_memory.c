@@ -118,6 +118,7 @@ static const uint8_t *null_map(struct bdev *bdev, uint64_t offset, uint32_t *len
 static const struct bdev_ops null_ops = {
 	.submit = null_submit,
 	.map = null_map,
+	.constant = true,
 	.resize = memory_resize,
 	.destroy = memory_destroy,
 };

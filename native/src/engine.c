@@ -11,6 +11,7 @@
 #include "cpumask.h"
 #include "engine_priv.h"
 #include "fan.h"
+#include "qpair_zc.h"
 
 #define POOL_MIN (4u << 20)
 
@@ -61,6 +62,7 @@ int dp_start(const struct dp_options *options, char err[DP_ERR_MAX])
 			return n;
 	}
 	engine.options = *options;
+	zc_config = (struct zc_config){ options->zero_copy, options->zero_copy_min };
 	engine.reactors = aligned_alloc(64, (size_t)n * sizeof(*engine.reactors));
 	if (!engine.reactors)
 		return -ENOMEM;
@@ -756,14 +758,18 @@ void dp_ctrlr_remove(uint64_t key, dp_done_fn done, void *arg)
 
 char *dp_describe(void)
 {
+	static const char *const modes[] = { [DP_ZERO_COPY_AUTO] = "auto",
+					     [DP_ZERO_COPY_OFF] = "off",
+					     [DP_ZERO_COPY_ALWAYS] = "always" };
 	const struct reactor_features *f = &reactor_features;
 	char *text = NULL;
 
 	if (asprintf(&text,
 		     "{\"reactors\": %u, \"io_uring\": {\"single_issuer\": %s, \"defer_taskrun\": %s, \"coop_taskrun\": %s, "
-		     "\"recv_poll_first\": %s}, \"hugepages\": %s, \"crc32c\": \"isa-l\"}",
+		     "\"recv_poll_first\": %s, \"send_zc\": %s}, \"zero_copy_send\": {\"mode\": \"%s\", \"min_bytes\": %u}, \"hugepages\": %s, \"crc32c\": \"isa-l\"}",
 		     engine.n, f->single_issuer ? "true" : "false", f->defer_taskrun ? "true" : "false",
 		     f->coop_taskrun ? "true" : "false", f->poll_first ? "true" : "false",
+		     f->send_zc ? "true" : "false", modes[zc_config.mode], zc_config.min_bytes,
 		     f->hugepages ? "true" : "false") < 0)
 		return NULL;
 	return text;

@@ -49,11 +49,16 @@ struct dp_events {
 	void (*pool_lost)(const char *name, const char *why);
 };
 
+/* Sends of NVMe/TCP that the kernel need not copy. AUTO: a connection whose device copies after all goes back to plain ones. */
+enum dp_zero_copy { DP_ZERO_COPY_AUTO, DP_ZERO_COPY_OFF, DP_ZERO_COPY_ALWAYS };
+
 struct dp_options {
 	const char *cpumask;       /* as SPDK's -m: "0x3", "[0,2-3]"; NULL: one reactor on any CPU */
 	uint32_t spin_us;          /* how long a reactor spins after work before it sleeps; 0: never */
 	uint64_t pool_bytes;       /* host staging memory for all reactors together */
 	bool hugepages;            /* try them */
+	enum dp_zero_copy zero_copy;
+	uint32_t zero_copy_min;    /* bytes of a Read's data */
 	dp_post_fn post;
 	const struct dp_events *events;
 	volatile uint64_t *activity; /* shared with the control plane: commands received, one slot a queue (dp_queue.slot) */
@@ -274,7 +279,7 @@ void dp_upcall_complete(uint64_t token, uint16_t status, bool dnr, uint32_t dw0,
 struct dp_queue_stat {
 	struct dp_queue_key key;
 	unsigned reactor;
-	uint64_t commands, bytes_in, bytes_out;
+	uint64_t commands, bytes_in, bytes_out, zc_bytes, zc_copied; /* sent without a copy; copied by the kernel after all */
 	uint32_t outstanding;
 	char peer[64];
 	bool rdma;
@@ -286,7 +291,7 @@ size_t dp_queue_stats(struct dp_queue_stat **stats);
 struct dp_reactor_stat {
 	unsigned id;
 	int cpu;
-	uint64_t busy_ns, idle_ns, wakeups, syscalls, commands, pool_free_bytes, pool_waits;
+	uint64_t busy_ns, idle_ns, wakeups, syscalls, commands, pool_free_bytes, pool_waits, zc_bytes, zc_copied;
 	uint32_t queues;
 };
 

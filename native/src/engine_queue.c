@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 
 #include "engine_priv.h"
+#include "qpair_zc.h"
 
 struct closing {
 	unsigned left;
@@ -165,6 +166,8 @@ int dp_queue_adopt(const struct dp_queue *queue, char err[DP_ERR_MAX])
 	h->q->ended = queue_ended;
 	h->q->activity = engine_activity(queue->slot);
 	h->q->staged_max = h->r->pool.units * STAGING_UNIT / 4;
+	if (!queue->ops)
+		zc_create(h->q); /* or without */
 	snprintf(h->peer, sizeof(h->peer), "%s", queue->peer ? queue->peer : "");
 	if (h->q->ops->placed)
 		h->q->ops->placed(h->q);
@@ -287,6 +290,8 @@ size_t dp_queue_stats(struct dp_queue_stat **stats)
 		stat->commands = atomic_load_explicit(&h->q->commands, memory_order_relaxed);
 		stat->bytes_in = atomic_load_explicit(&h->q->bytes_in, memory_order_relaxed);
 		stat->bytes_out = atomic_load_explicit(&h->q->bytes_out, memory_order_relaxed);
+		stat->zc_bytes = atomic_load_explicit(&h->q->zc_bytes, memory_order_relaxed);
+		stat->zc_copied = atomic_load_explicit(&h->q->zc_copied, memory_order_relaxed);
 		stat->rdma = h->q->ops != &qpair_tcp_ops;
 		stat->outstanding = atomic_load_explicit(&h->q->in_flight, memory_order_relaxed);
 		memcpy(stat->peer, h->peer, sizeof(stat->peer));
@@ -311,6 +316,8 @@ size_t dp_reactor_stats(struct dp_reactor_stat **stats)
 							.wakeups = atomic_load(&r->wakeups),
 							.syscalls = atomic_load(&r->syscalls),
 							.commands = atomic_load(&r->commands),
+							.zc_bytes = atomic_load(&r->zc_bytes),
+							.zc_copied = atomic_load(&r->zc_copied),
 							.pool_free_bytes = atomic_load(&r->pool_free),
 							.pool_waits = atomic_load(&r->pool_waits),
 							.queues = atomic_load(&r->n_queues) };

@@ -26,12 +26,14 @@
 #define ACTIVITY_SLOTS 65536u
 #define SPIN_US_MAX 1000000
 #define POOL_MIB_MAX (1 << 20)
+#define ZERO_COPY_KIB_MAX (1 << 20)
 #define BDEV_CHECK_S 2
 #define DRAIN_S 30 /* a back end that does not answer for so long does not keep the process alive */
 
 struct settings {
 	const char *rpc_socket, *channel_socket, *cpumask, *log_level, *log_format;
-	uint64_t channel_fd, activity_fd, spin_us, pool_mib;
+	uint64_t channel_fd, activity_fd, spin_us, pool_mib, zero_copy_min_kib;
+	enum dp_zero_copy zero_copy;
 	bool keep, no_hugepages;
 };
 
@@ -42,6 +44,7 @@ static struct settings settings = {
 	.activity_fd = UINT64_MAX,
 	.spin_us = 20,
 	.pool_mib = 64,
+	.zero_copy_min_kib = 32,
 };
 static bool stopping;
 
@@ -57,6 +60,8 @@ static const char usage_text[] =
 	"  --spin-us N            how long a reactor polls after work before it sleeps (default 20; 0: never)\n"
 	"  --pool-mib N           staging memory of all reactors together (default 64)\n"
 	"  --no-hugepages         do not try huge pages\n"
+	"  --zero-copy-send MODE  of large reads: auto (default: where the network device can), off, always (for tests)\n"
+	"  --zero-copy-min-kib N  a read of which size is large (default 32)\n"
 	"  --log-level LEVEL      debug, info (default), warning, error\n"
 	"  --log-format FORMAT    console (default), json\n"
 	"  --version, --help\n";
@@ -66,7 +71,8 @@ static const struct option long_options[] = {
 	{"channel-socket", required_argument, NULL, 'C'}, {"keep", no_argument, NULL, 'k'},
 	{"activity-fd", required_argument, NULL, 'a'},   {"cpumask", required_argument, NULL, 'm'},
 	{"spin-us", required_argument, NULL, 's'},       {"pool-mib", required_argument, NULL, 'p'},
-	{"no-hugepages", no_argument, NULL, 'H'},        {"log-level", required_argument, NULL, 'l'},
+	{"no-hugepages", no_argument, NULL, 'H'},        {"zero-copy-send", required_argument, NULL, 'z'},
+	{"zero-copy-min-kib", required_argument, NULL, 'Z'}, {"log-level", required_argument, NULL, 'l'},
 	{"log-format", required_argument, NULL, 'f'},    {"version", no_argument, NULL, 'v'},
 	{"help", no_argument, NULL, 'h'},                {0},
 };
@@ -87,6 +93,17 @@ static uint64_t number(const char *text, uint64_t max)
 	if (errno || *end || *text < '0' || *text > '9' || value > max)
 		usage_error("a number that is none, or out of range");
 	return value;
+}
+
+static enum dp_zero_copy zero_copy_mode(const char *text)
+{
+	if (strcmp(text, "off") == 0)
+		return DP_ZERO_COPY_OFF;
+	if (strcmp(text, "always") == 0)
+		return DP_ZERO_COPY_ALWAYS;
+	if (strcmp(text, "auto") != 0)
+		usage_error("--zero-copy-send: auto, off or always");
+	return DP_ZERO_COPY_AUTO;
 }
 
 static void parse_option(int option)
@@ -118,6 +135,12 @@ static void parse_option(int option)
 		break;
 	case 'H':
 		settings.no_hugepages = true;
+		break;
+	case 'z':
+		settings.zero_copy = zero_copy_mode(optarg);
+		break;
+	case 'Z':
+		settings.zero_copy_min_kib = number(optarg, ZERO_COPY_KIB_MAX);
 		break;
 	case 'l':
 		settings.log_level = optarg;
@@ -321,6 +344,8 @@ int main(int argc, char **argv)
 		.spin_us = (uint32_t)settings.spin_us,
 		.pool_bytes = settings.pool_mib << 20,
 		.hugepages = !settings.no_hugepages,
+		.zero_copy = settings.zero_copy,
+		.zero_copy_min = (uint32_t)settings.zero_copy_min_kib << 10,
 		.post = loop_post,
 		.events = &events,
 		.activity = map_activity(&activity_fd),

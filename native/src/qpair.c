@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 #include "crc32c.h"
-#include "qpair.h"
+#include "qpair_zc.h"
 
 #define SPARE_REQS 8u
 #define STAGED_MAX (8u << 20)
@@ -113,6 +113,7 @@ void qpair_free(struct qpair *q)
 {
 	if (q->ops->free)
 		q->ops->free(q);
+	zc_free(q);
 	free(q->reqs);
 	free(q->hash);
 	free(q->xfers);
@@ -321,11 +322,13 @@ void qpair_closing(struct qpair *q)
 		return;
 	q->mute = true;
 	qpair_drop_answers(q);
-	if (q->rx_armed || q->tx_armed || q->timer_armed) {
+	if (q->rx_armed || q->tx_armed || (q->timer_armed && !(q->zc && q->zc->waiting))) {
 		shut(q);
 		if (q->rx_armed || q->tx_armed || q->timer_armed)
 			return;
 	}
+	if (q->zc && q->zc->now)
+		zc_sent(q);
 	if (!STAILQ_EMPTY(&q->sending)) /* partly sent, its send has failed or was given up */
 		while (!STAILQ_EMPTY(&q->sending)) {
 			struct request *rq = STAILQ_FIRST(&q->sending);
@@ -333,6 +336,10 @@ void qpair_closing(struct qpair *q)
 			STAILQ_REMOVE_HEAD(&q->sending, link);
 			qpair_release(rq);
 		}
+	if (q->zc && q->zc->pending)
+		shut(q);
+	if (q->zc && !zc_over(q))
+		return;
 	qpair_finish(q);
 }
 

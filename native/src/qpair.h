@@ -184,6 +184,7 @@ struct qpair {
 	void *transport; /* NVMe/RDMA: its connection */
 	int fd;
 	bool flush_queued, hot;
+	struct zc *zc;  /* zero-copy sends, qpair_zc.h; NULL: never */
 	bool no_direct; /* data must not be sent from a back end's own memory, nor go there as it arrives */
 	bool keyed;     /* data is described by keyed SGLs */
 
@@ -260,7 +261,7 @@ struct qpair {
 	void *owner;
 
 	volatile uint64_t *activity;
-	_Atomic uint64_t commands, bytes_in, bytes_out;
+	_Atomic uint64_t commands, bytes_in, bytes_out, zc_bytes, zc_copied; /* sent without a copy, and copied after all */
 	struct pool_user pool_user;
 	struct iovec rx_iov[POOL_PIECES_MAX + 1];
 };
@@ -291,6 +292,7 @@ void xfer_cancel(struct request *rq);
 /* qpair_tx.c */
 void qpair_flush(struct qpair *q); /* qpair_ops.flush of NVMe/TCP */
 void qpair_want_flush(struct qpair *q);
+void qpair_tx_done(struct reactor *r, struct uop *op, int res); /* q->tx_op; res: bytes sent, or -errno */
 void qpair_answer(struct request *rq); /* encode and send it; rq->status, dw0, tx_data */
 void qpair_release(struct request *rq); /* the last step of a request */
 void qpair_tx_encode_r2t(struct qpair *q, const struct r2t *r2t, uint16_t tag);

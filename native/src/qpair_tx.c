@@ -13,8 +13,7 @@
 #include <errno.h>
 
 #include "crc32c.h"
-#include "qpair.h"
-
+#include "qpair_zc.h"
 
 static void tx_submit(struct qpair *q, bool alone);
 
@@ -214,6 +213,8 @@ static void encode_answers(struct qpair *q)
 	while ((rq = STAILQ_FIRST(&q->answers))) {
 		if (!has_room(q, iovs_of(rq), q->c2h_pdo + RESP_HLEN + 2 * DIGEST_LEN))
 			return;
+		if (q->zc && !zc_takes(q, rq))
+			return;
 		STAILQ_REMOVE_HEAD(&q->answers, link);
 		if (DP_UNLIKELY(rq->pbuf != NULL) && io_pool_unsendable(rq))
 			continue;
@@ -245,6 +246,8 @@ static void tx_finished(struct qpair *q)
 	struct request *rq;
 
 	q->iov_n = q->iov_at = q->arena_n = 0;
+	if (q->zc && q->zc->now)
+		zc_sent(q);
 	while ((rq = STAILQ_FIRST(&q->sending))) {
 		STAILQ_REMOVE_HEAD(&q->sending, link);
 		if (DP_UNLIKELY(rq->pbuf != NULL))
@@ -317,7 +320,7 @@ static void save_rest(struct qpair *q)
 	q->iov[--q->iov_at] = (struct iovec){ q->rest, rest };
 }
 
-static void tx_done(struct reactor *r, struct uop *op, int res)
+void qpair_tx_done(struct reactor *r, struct uop *op, int res)
 {
 	struct qpair *q = dp_container_of(op, struct qpair, tx_op);
 
@@ -338,7 +341,8 @@ static void tx_done(struct reactor *r, struct uop *op, int res)
 		q->tx_faults = 0;
 	if (!tx_advance(q, (size_t)res)) {
 		if (!q->mute) {
-			save_rest(q);
+			if (!q->zc || !q->zc->now)
+				save_rest(q);
 			tx_submit(q, false);
 			return;
 		}
@@ -360,9 +364,8 @@ static bool sent_at_once(struct qpair *q, uint32_t n)
 	count = sendmsg(q->fd, &q->tx_msg, MSG_NOSIGNAL | MSG_DONTWAIT);
 	if (count <= 0)
 		return false; /* the ring waits for room, or says what is wrong */
-	q->tx_op.fn = tx_done;
 	q->tx_armed = true;
-	tx_done(q->r, &q->tx_op, (int)count);
+	qpair_tx_done(q->r, &q->tx_op, (int)count);
 	return true;
 }
 
@@ -370,26 +373,30 @@ static void tx_submit(struct qpair *q, bool alone)
 {
 	struct io_uring_sqe *sqe;
 	uint32_t n = q->iov_n - q->iov_at;
+	bool zc = q->zc && zc_used(q);
+	struct uop *op = zc ? zc_op(q) : &q->tx_op;
 
+	q->tx_op.fn = qpair_tx_done;
 	if (q->r->sink) {
 		ssize_t count = q->r->sink(q, q->iov + q->iov_at, n);
 
 		q->tx_armed = true;
-		q->tx_op.fn = tx_done;
-		tx_done(q->r, &q->tx_op, (int)count);
+		op->fn(q->r, op, (int)count);
 		return;
 	}
-	if (alone && sent_at_once(q, n))
+	if (alone && !zc && sent_at_once(q, n))
 		return;
 	sqe = reactor_sqe(q->r);
-	if (n == 1) {
+	if (n == 1 && !zc) {
 		io_uring_prep_send(sqe, q->fd, q->iov[q->iov_at].iov_base, q->iov[q->iov_at].iov_len, MSG_NOSIGNAL);
 	} else {
 		q->tx_msg = (struct msghdr){ .msg_iov = q->iov + q->iov_at, .msg_iovlen = n };
-		io_uring_prep_sendmsg(sqe, q->fd, &q->tx_msg, MSG_NOSIGNAL);
+		if (zc)
+			zc_prep(q, sqe);
+		else
+			io_uring_prep_sendmsg(sqe, q->fd, &q->tx_msg, MSG_NOSIGNAL);
 	}
-	io_uring_sqe_set_data(sqe, &q->tx_op);
-	q->tx_op.fn = tx_done;
+	io_uring_sqe_set_data(sqe, op);
 	q->tx_armed = true;
 }
 
@@ -407,6 +414,8 @@ void qpair_flush(struct qpair *q)
 	}
 	if (q->tx_armed || q->mute || q->finished)
 		return;
+	if (q->zc)
+		zc_begin(q);
 	if (!term)
 		encode_raw(q);
 	if (q->ending == END_NONE)
@@ -418,6 +427,8 @@ void qpair_flush(struct qpair *q)
 		tx_submit(q, STAILQ_EMPTY(&q->r->flush));
 	else if (q->ending != END_NONE)
 		qpair_closing(q);
+	else if (q->zc && q->zc->now)
+		zc_sent(q);
 }
 
 /* -- the end of a request */

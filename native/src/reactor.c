@@ -25,6 +25,31 @@ static const unsigned setup_flags[] = {
 	0,
 };
 
+/* Zero-copy sends that say whether they were (6.2). A kernel that knows less refuses before it looks at the descriptor. */
+static bool can_send_zc(struct reactor *r)
+{
+	struct io_uring_sqe *sqe = io_uring_get_sqe(&r->ring);
+	const struct msghdr msg = { 0 };
+	struct io_uring_cqe *cqe;
+	bool can = false, more = true;
+
+	io_uring_prep_sendmsg_zc(sqe, -1, &msg, 0);
+	sqe->ioprio |= IORING_SEND_ZC_REPORT_USAGE;
+	io_uring_sqe_set_data(sqe, NULL);
+	while (more) {
+		int rc = io_uring_submit_and_wait(&r->ring, 1);
+
+		if (rc == -EINTR)
+			continue;
+		if (rc < 0 || io_uring_peek_cqe(&r->ring, &cqe) < 0)
+			return false;
+		can |= cqe->res == -EBADF;
+		more = cqe->flags & IORING_CQE_F_MORE;
+		io_uring_cqe_seen(&r->ring, cqe);
+	}
+	return can;
+}
+
 static int ring_init(struct reactor *r)
 {
 	int rc = -EINVAL;
@@ -48,7 +73,8 @@ static int ring_init(struct reactor *r)
 						      .coop_taskrun = r->taskrun_flag,
 						      .taskrun_flag = r->taskrun_flag,
 						      .poll_first = r->poll_first,
-						      .hugepages = r->pool.huge };
+						      .hugepages = r->pool.huge,
+						      .send_zc = can_send_zc(r) };
 	io_uring_register_ring_fd(&r->ring); /* saves a look-up a call; older kernels refuse, no harm */
 	return 0;
 }
@@ -134,6 +160,7 @@ static unsigned reap(struct reactor *r)
 			struct uop *op = (struct uop *)(uintptr_t)cqe->user_data;
 
 			n++;
+			r->cqe_flags = cqe->flags;
 			if (op)
 				op->fn(r, op, cqe->res);
 		}

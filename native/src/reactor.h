@@ -17,6 +17,11 @@
 #define REACTORS_MAX 64u
 #define HOT_MAX 2u /* queues that are read without the ring; each costs a system call a round */
 
+#ifndef IORING_SEND_ZC_REPORT_USAGE /* liburing 2.4 */
+#define IORING_SEND_ZC_REPORT_USAGE (1U << 3)
+#define IORING_NOTIF_USAGE_ZC_COPIED (1U << 31)
+#endif
+
 struct reactor;
 struct qpair;
 
@@ -43,6 +48,7 @@ struct reactor {
 	int cpu; /* -1: not pinned */
 	uint64_t now_ns; /* as of the last round of the loop */
 	uint64_t spin_ns;
+	uint32_t cqe_flags; /* of the completion whose uop is being called */
 	struct qpair_flush_list flush; /* queues with something to send */
 	struct qpair *hot[HOT_MAX]; /* see reactor_heat */
 	unsigned n_hot;
@@ -71,7 +77,7 @@ struct reactor {
 	int start_rc;
 
 	/* counters; written here, read by the control thread */
-	_Atomic uint64_t busy_ns, idle_ns, wakeups, syscalls, commands;
+	_Atomic uint64_t busy_ns, idle_ns, wakeups, syscalls, commands, zc_bytes, zc_copied;
 	_Atomic uint32_t n_queues;
 	_Atomic uint64_t pool_free, pool_waits;
 };
@@ -109,7 +115,7 @@ static inline void counter_add(_Atomic uint64_t *counter, uint64_t n)
 
 /* What the kernel offers; filled by the first reactor that starts. */
 struct reactor_features {
-	bool probed, single_issuer, defer_taskrun, coop_taskrun, taskrun_flag, poll_first, hugepages;
+	bool probed, single_issuer, defer_taskrun, coop_taskrun, taskrun_flag, poll_first, hugepages, send_zc;
 };
 
 extern struct reactor_features reactor_features;

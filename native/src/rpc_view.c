@@ -158,10 +158,11 @@ void rpc_get_queues(struct rpc_request *request, const void *params)
 		const struct dp_queue_stat *stat = &stats[i];
 
 		json_array_append_new(
-			shown, json_pack("{s:I, s:i, s:i, s:I, s:I, s:I, s:i, s:s, s:s}", "key", (json_int_t)stat->key.ctrlr, "qid",
+			shown, json_pack("{s:I, s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:i, s:s, s:s}", "key", (json_int_t)stat->key.ctrlr, "qid",
 					 stat->key.qid, "reactor", (int)stat->reactor, "commands",
 					 (json_int_t)stat->commands, "bytes_in", (json_int_t)stat->bytes_in, "bytes_out",
-					 (json_int_t)stat->bytes_out, "outstanding", (int)stat->outstanding, "peer",
+					 (json_int_t)stat->bytes_out, "zero_copy_bytes", (json_int_t)stat->zc_bytes,
+					 "copied_after_all_bytes", (json_int_t)stat->zc_copied, "outstanding", (int)stat->outstanding, "peer",
 					 stat->peer, "trtype", stat->rdma ? "RDMA" : "TCP"));
 	}
 	free(stats);
@@ -179,12 +180,13 @@ void rpc_get_reactors(struct rpc_request *request, const void *params)
 		const struct dp_reactor_stat *stat = &stats[i];
 
 		json_array_append_new(
-			shown, json_pack("{s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i}", "id", (int)stat->id, "cpu",
+			shown, json_pack("{s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i}", "id", (int)stat->id, "cpu",
 					 stat->cpu, "busy_ns", (json_int_t)stat->busy_ns, "idle_ns",
 					 (json_int_t)stat->idle_ns, "wakeups", (json_int_t)stat->wakeups, "syscalls",
 					 (json_int_t)stat->syscalls, "commands", (json_int_t)stat->commands,
 					 "pool_free_bytes", (json_int_t)stat->pool_free_bytes, "pool_waits",
-					 (json_int_t)stat->pool_waits, "queues", (int)stat->queues));
+					 (json_int_t)stat->pool_waits, "zero_copy_bytes", (json_int_t)stat->zc_bytes,
+					 "copied_after_all_bytes", (json_int_t)stat->zc_copied, "queues", (int)stat->queues));
 	}
 	free(stats);
 	rpc_reply(request, shown);

@@ -49,6 +49,7 @@ def _native(settings: Settings, journals: Journals) -> NativeDataPlane:
             f"{PROGRAM} is not built or not found (${ENVIRONMENT}, beside the interpreter, build/native, $PATH)",
         )
     arguments = ["--spin-us", str(settings.spin_us), "--pool-mib", str(settings.pool_mib)]
+    arguments += ["--zero-copy-send", settings.zero_copy_send, "--zero-copy-min-kib", str(settings.zero_copy_min_kib)]
     if settings.cpumask:
         arguments += ["--cpumask", settings.cpumask]
     arguments += ["--log-level", settings.log_level]
