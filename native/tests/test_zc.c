@@ -292,6 +292,7 @@ static void notify_between(void)
 static void notified_in_between(void **state)
 {
 	fill(7);
+	rig.q->staged_max = 2u << 20;
 	rig.send_most = 50000;
 	rig.on_send = notify_between;
 	command(OPC_READ, 1, 3, 0, BLOCKS(BIG), 0);
@@ -300,8 +301,17 @@ static void notified_in_between(void **state)
 	assert_int_equal(next_status(1), 0);
 	assert_int_equal(n_sent, 1);
 	assert_int_equal(in_use(), BIG);
-	notify(0, 0);
+	assert_int_equal(atomic_load(&rig.q->zc_bytes), 0); /* not before all of it is known */
+	rig.send_most = 0;
+	for (uint16_t i = 2; i < 5; i++) {
+		command(OPC_READ, i, i & 1 ? 2 : 3, 8, BLOCKS(BIG), 0);
+		next_pdu(PDU_C2H_DATA);
+		assert_int_equal(next_status(i), 0);
+		untouched();
+	}
+	notify_all();
 	assert_int_equal(in_use(), 0);
+	assert_int_equal(atomic_load(&rig.q->zc_bytes), 4 * (BIG + rig.q->c2h_pdo + RESP_HLEN));
 }
 
 /* A host that reads but whose acknowledgements do not come: half of the queue's share, and the rest is copied. */
