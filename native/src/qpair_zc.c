@@ -195,10 +195,24 @@ static void notified(struct zc_batch *batch, int res)
 		qpair_want_flush(q);
 }
 
-/* Not the connection's fault: a socket that cannot, no memory that may be pinned (RLIMIT_MEMLOCK), ... */
-static bool refused(int res)
+/* Not the connection's fault. A socket that cannot is not asked again. */
+static bool refused(struct zc *zc, int res)
 {
-	return res == -EOPNOTSUPP || res == -ENOMEM || res == -ENOBUFS || res == -EINVAL || res == -EFAULT || res == -EMSGSIZE;
+	switch (res) {
+	case -EOPNOTSUPP:
+	case -EINVAL:
+	case -EFAULT:
+	case -EMSGSIZE:
+		zc->on = false;
+		break;
+	case -ENOMEM: /* more than may be pinned at a time (RLIMIT_MEMLOCK) */
+	case -ENOBUFS:
+		break;
+	default:
+		return false;
+	}
+	zc->now_bytes = 0; /* this one goes as ever */
+	return true;
 }
 
 static void zc_done(struct reactor *r, struct uop *op, int res)
@@ -216,11 +230,7 @@ static void zc_done(struct reactor *r, struct uop *op, int res)
 	}
 	if (res > 0)
 		batch->bytes += (uint64_t)res;
-	if (refused(res)) {
-		q->zc->on = false;
-		res = 0; /* the rest goes as ever */
-	}
-	qpair_tx_done(r, &q->tx_op, res);
+	qpair_tx_done(r, &q->tx_op, refused(q->zc, res) ? 0 : res);
 }
 
 /* -- the end */

@@ -248,12 +248,12 @@ static void refused(void **state)
 	fill(5);
 	for (uint16_t i = 0; i < DP_ARRAY_LEN(errors); i++) {
 		no_more = i != 1;
-		rig.q->zc->on = true;
 		rig.send_error = errors[i];
 		command(OPC_READ, i, 3, i, BLOCKS(BIG), 0);
 		got(i, i * 512, BIG);
 		assert_int_equal(next_status(i), 0);
-		assert_false(rig.q->zc->on);
+		assert_int_equal(rig.q->zc->on, errors[i] == -ENOMEM);
+		rig.q->zc->on = true;
 		assert_int_equal(n_zc, i + 1);
 		assert_int_equal(n_plain, i + 1);
 		notify_all();

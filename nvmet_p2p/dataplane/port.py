@@ -209,13 +209,18 @@ class StagingStat:
 
 @dataclass(frozen=True, slots=True)
 class DataPlaneStatus:
-    """The process that serves the I/O: ``up`` unless it is being restarted. ``pid`` 0: it is not there now."""
+    """The process that serves the I/O: ``up`` unless it is being restarted. ``pid`` 0: it is not there now.
+
+    ``zero_copy_bytes`` left without a copy in the kernel, ``copied_bytes`` should have; of this process, a little old.
+    """
 
     up: bool = True
     pid: int = 0
     restarts: int = 0
     last_exit: str = ""
     rpc_socket: str = ""
+    zero_copy_bytes: int = 0
+    copied_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,7 @@ def test_the_example_file_holds_every_key_at_its_default() -> None:
         ("tcp_congestion = 'Cubic; '", "tcp_congestion: Expected `str` matching regex"),
         ("spin_us = -1", "spin_us: Expected `int` >= 0"),
         ("pool_mib = 0", "pool_mib: Expected `int` >= 1"),
+        ("zero_copy_send = 'never'", "zero_copy_send: Invalid enum value 'never'"),
         ("state_dir = 1", "state_dir: Expected a path, got `int`"),
         ("= 1", "not TOML"),
     ],

@@ -107,6 +107,14 @@ def _placement(placement: Placement) -> dict[str, Any]:
     return given | {"strict": True} if given and placement.strict else given
 
 
+def zero_copy_of(reactors: list[dict[str, int]]) -> tuple[int, int]:
+    """Of p2p_get_reactors: bytes sent without a copy, and bytes that the kernel copied after all."""
+    return (
+        sum(reactor["zero_copy_bytes"] for reactor in reactors),
+        sum(reactor["copied_after_all_bytes"] for reactor in reactors),
+    )
+
+
 def iostat_of(shown: dict[str, Any]) -> IoStat:
     """An entry of bdev_get_iostat; ticks of the data plane are nanoseconds."""
     return IoStat(

@@ -98,6 +98,7 @@ class NativeDataPlane(RdmaMethods):
         self._tasks: set[asyncio.Task[None]] = set()  # what their changes have set off
         self._iostat: dict[str, IoStat] = {}
         self._outstanding: dict[tuple[ControllerKey, int], int] = {}
+        self._zero_copy = (0, 0)
         self._refreshing = asyncio.Lock()
         self._staging_due = 0.0
         self._restarts = 0
@@ -195,6 +196,7 @@ class NativeDataPlane(RdmaMethods):
         self._leaving.clear()
         self._adopting.clear()
         self._outstanding.clear()
+        self._zero_copy = (0, 0)
         await helper.end()
 
     async def _restart(self) -> bool:
@@ -558,6 +560,7 @@ class NativeDataPlane(RdmaMethods):
                 with contextlib.suppress(OperatorError):
                     shown = await self._call("p2p_get_queues", wait=False)
                     self._outstanding = {(entry["key"], entry["qid"]): entry["outstanding"] for entry in shown}
+                    self._zero_copy = calls.zero_copy_of(await self._call("p2p_get_reactors", wait=False))
 
     def iostat(self, name: str) -> IoStat | None:
         return self._iostat.get(name) or (IoStat() if name in self._bdevs else None)
@@ -590,4 +593,6 @@ class NativeDataPlane(RdmaMethods):
             restarts=self._restarts,
             last_exit=self._last_exit,
             rpc_socket=helper.rpc_socket if helper is not None else "",
+            zero_copy_bytes=self._zero_copy[0],
+            copied_bytes=self._zero_copy[1],
         )

@@ -90,6 +90,7 @@ async def get_status(context: Context, _: NoParams) -> dict[str, Any]:
             "restarts": served.restarts,
             "last_exit": served.last_exit,
             "rpc_socket": served.rpc_socket,
+            "zero_copy": {"bytes": served.zero_copy_bytes, "copied_bytes": served.copied_bytes},
         },
         "rpc_socket": str(context.settings.rpc_socket),
         "state_dir": str(context.settings.state_dir),
