@@ -48,10 +48,10 @@ def show(facts: dict[str, Any], console: Console | None = None) -> None:
 def _engine(status: dict[str, Any]) -> RenderableType:
     dataplane = status["dataplane"]
     line = f"nvmet-p2p {status['version']}, up {duration(status['uptime_s'])}, data plane: {dataplane['engine']}"
-    if devices := status.get("rdma", {}).get("devices"):
-        line += f"\nRDMA devices: {', '.join(_device(device) for device in devices)}"
     if any((sent := dataplane.get("zero_copy", {})).values()):
         line += f"\nSent without a copy: {size(sent['bytes'])}; copied after all: {size(sent['copied_bytes'])}"
+    if devices := status.get("rdma", {}).get("devices"):
+        line += f"\nRDMA devices: {', '.join(_device(device) for device in devices)}"
     if not dataplane.get("slow"):
         return Text(line)
     note = dataplane.get("note") or "I/O is served in Python: right, but slow."
