@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * bench.h: nvmet-p2p-bench, an NVMe/TCP load generator. One association with a target; its I/O queues are spread over
+ * bench.h: nvmet-p2p-bench, an NVMe/TCP and NVMe/RDMA load generator. One association with a target; its I/O queues are spread over
  * threads. main.c -> options.c, host.c (admin queue, blocking), worker.c (threads), queue.c (an I/O queue, never
- * blocks), report.c; below them conn.c, pdu.h, pattern.c, hist.c.
+ * blocks), report.c; below them conn.c, rdma.c, pdu.h, pattern.c, hist.c.
  *
  * The first failure wins: bench_fail() keeps its text and exit status and makes every thread stop. Functions return 0,
  * or -1 after bench_fail().
@@ -38,7 +38,7 @@ struct options {
 	uint8_t hostid[16];
 	uint32_t nsid; /* 0: the first active one */
 	unsigned read_percent;
-	bool random, verify, hdgst, ddgst, no_icd, disable_sqflow, discard, poll, quiet;
+	bool rdma, random, verify, hdgst, ddgst, no_icd, disable_sqflow, discard, poll, quiet;
 	uint8_t hpda; /* dwords, 0's based */
 	uint32_t maxr2t; /* 0's based */
 	uint32_t bs; /* bytes */
@@ -64,7 +64,8 @@ struct params {
 };
 
 struct conn {
-	int fd;
+	int fd;            /* a socket, or that of the connection manager's events */
+	struct rdma *rdma; /* NULL: TCP */
 	struct params params;
 	uint16_t next_cid;
 };
@@ -126,7 +127,7 @@ uint64_t now_ns(void);
 void options_parse(struct options *opt, int argc, char **argv);
 
 /* conn.c: blocking, each call ends within opt.timeout_ns. */
-int conn_open(struct conn *conn);
+int conn_open(struct conn *conn, uint16_t qid, uint16_t sqsize); /* sqsize is 0's based */
 int conn_command(struct conn *conn, uint8_t sqe[64], const void *out, uint32_t out_len, void *in, uint32_t in_len,
 		 uint8_t cqe[16], const char *what);
 void conn_close(struct conn *conn);

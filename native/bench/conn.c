@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
- * conn.c: one NVMe/TCP connection used with blocking calls, one command at a time: the admin queue for life, an I/O
+ * conn.c: one connection used with blocking calls, here over NVMe/TCP, one command at a time: the admin queue for life, an I/O
  * queue up to its Connect.
  */
 #include <errno.h>
@@ -13,7 +13,7 @@
 #include <sys/time.h>
 #include <unistd.h>
 
-#include "bench.h"
+#include "rdma.h"
 
 #define PDO_PLEN_MAX (1u << 20) /* of one PDU on the admin queue */
 
@@ -156,8 +156,10 @@ static int initialize(struct conn *conn)
 	return 0;
 }
 
-int conn_open(struct conn *conn)
+int conn_open(struct conn *conn, uint16_t qid, uint16_t sqsize)
 {
+	if (bench.opt.rdma)
+		return rdma_open(conn, qid, sqsize);
 	*conn = (struct conn){.fd = tcp_connect()};
 	if (conn->fd < 0)
 		return -1;
@@ -169,6 +171,10 @@ int conn_open(struct conn *conn)
 
 void conn_close(struct conn *conn)
 {
+	if (conn->rdma != NULL) {
+		rdma_close(conn);
+		return;
+	}
 	if (conn->fd >= 0)
 		close(conn->fd);
 	conn->fd = -1;
@@ -223,8 +229,8 @@ static int recv_header(const struct conn *conn, uint8_t head[PDU_PDO_MAX], uint3
 	return 0;
 }
 
-int conn_command(struct conn *conn, uint8_t sqe[64], const void *out, uint32_t out_len, void *in, uint32_t in_len,
-		 uint8_t cqe[16], const char *what)
+static int tcp_command(struct conn *conn, uint8_t sqe[64], const void *out, uint32_t out_len, void *in, uint32_t in_len,
+		       uint8_t cqe[16], const char *what)
 {
 	uint8_t head[PDU_PDO_MAX], digest[4];
 	uint16_t cid = conn->next_cid++;
@@ -254,11 +260,19 @@ int conn_command(struct conn *conn, uint8_t sqe[64], const void *out, uint32_t o
 	memcpy(cqe, head + PDU_COMMON, 16);
 	if (get16(cqe + 12) != cid)
 		return bench_fail(EXIT_RUN_FAILED, "%s: response for CID %u, sent was %u", what, get16(cqe + 12), cid);
+	if (cqe_status(cqe) == 0 && have != in_len)
+		return bench_fail(EXIT_RUN_FAILED, "%s: %u of %u bytes came", what, have, in_len);
+	return 0;
+}
+
+int conn_command(struct conn *conn, uint8_t sqe[64], const void *out, uint32_t out_len, void *in, uint32_t in_len,
+		 uint8_t cqe[16], const char *what)
+{
+	if ((conn->rdma != NULL ? rdma_command : tcp_command)(conn, sqe, out, out_len, in, in_len, cqe, what))
+		return -1;
 	uint16_t status = cqe_status(cqe);
 	if (status != 0)
 		return bench_fail(EXIT_RUN_FAILED, "%s: status %#05x (%s), dw0 %#x", what, status, status_text(status),
 				  get32(cqe));
-	if (have != in_len)
-		return bench_fail(EXIT_RUN_FAILED, "%s: %u of %u bytes came", what, have, in_len);
 	return 0;
 }

@@ -151,7 +151,7 @@ int host_start(void)
 {
 	uint8_t cqe[16];
 	uint64_t cap;
-	if (conn_open(&bench.admin) || fabrics_connect(&bench.admin, 0, ADMIN_SQSIZE, CNTLID_DYNAMIC, cqe))
+	if (conn_open(&bench.admin, 0, ADMIN_SQSIZE) || fabrics_connect(&bench.admin, 0, ADMIN_SQSIZE, CNTLID_DYNAMIC, cqe))
 		return -1;
 	bench.target.cntlid = get16(cqe);
 	if (get32(cqe) >> 16)
@@ -166,7 +166,7 @@ int host_start(void)
 int host_connect_queue(struct conn *conn, uint16_t qid, uint16_t sqsize)
 {
 	uint8_t cqe[16];
-	if (conn_open(conn))
+	if (conn_open(conn, qid, sqsize))
 		return -1;
 	if (fabrics_connect(conn, qid, sqsize, bench.target.cntlid, cqe) == 0)
 		return 0;

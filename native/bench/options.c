@@ -8,15 +8,15 @@
 #include <stdlib.h>
 #include <sys/random.h>
 
-#include "bench.h"
+#include "rdma.h"
 
 static const char HELP[] =
 	"Usage: nvmet-p2p-bench --subnqn NQN [options]\n"
 	"\n"
-	"Loads a namespace of an NVMe/TCP target and measures. Writing workloads destroy its data.\n"
+	"Loads a namespace of an NVMe/TCP or NVMe/RDMA target and measures. Writing workloads destroy its data.\n"
 	"\n"
 	"Target      --traddr ADDR [127.0.0.1]  --trsvcid PORT [4420]  --subnqn NQN  --nsid N [the first]\n"
-	"            --hostnqn NQN [a random one]  --hostid UUID [random]\n"
+	"            --trtype tcp|rdma [tcp]  --hostnqn NQN [a random one]  --hostid UUID [random]\n"
 	"Workload    --rw read|write|rw|randread|randwrite|randrw [randread]\n"
 	"            --rwmix PERCENT      reads of rw and randrw [50]\n"
 	"            --bs BYTES           block size, k and m allowed [4k]\n"
@@ -28,10 +28,10 @@ static const char HELP[] =
 	"Threads     --cpus LIST          one thread on each, as 1 or 0,2-3\n"
 	"            --threads N          without pinning [1]\n"
 	"            --poll               never sleep;  --spin-us N: only so long after work [0]\n"
-	"Transport   --hdgst, --ddgst     header and data digests\n"
-	"            --no-icd             writes by R2T only\n"
-	"            --disable-sqflow     lets the target end reads by the SUCCESS flag\n"
+	"Transport   --no-icd             no write data in the capsule: by R2T, or RDMA READ, only\n"
+	"            --disable-sqflow     TCP: lets the target end reads by the SUCCESS flag\n"
 	"            --queue-size N       entries [depth + 1]\n"
+	"TCP         --hdgst, --ddgst     header and data digests\n"
 	"            --hpda N, --maxr2t N as in ICReq [0]\n"
 	"            --discard            leave large data of reads in the kernel (not with --ddgst or --verify)\n"
 	"            --congestion NAME    of the host's own sockets, as cubic [the system's]\n"
@@ -44,14 +44,14 @@ static const char HELP[] =
 	"Exit status: 0 done, 1 failed, 2 wrong options, 3 verify found wrong data, 4 interrupted.\n";
 
 enum {
-	O_TRADDR = 256, O_TRSVCID, O_SUBNQN, O_HOSTNQN, O_HOSTID, O_NSID, O_RW, O_RWMIX, O_BS, O_DEPTH, O_QUEUES, O_LBA_START,
+	O_TRADDR = 256, O_TRTYPE, O_TRSVCID, O_SUBNQN, O_HOSTNQN, O_HOSTID, O_NSID, O_RW, O_RWMIX, O_BS, O_DEPTH, O_QUEUES, O_LBA_START,
 	O_LBA_COUNT, O_SEED, O_TIME, O_WARMUP, O_COUNT, O_CPUS, O_THREADS, O_POLL, O_SPIN, O_HDGST, O_DDGST, O_NO_ICD,
 	O_SQFLOW, O_QUEUE_SIZE, O_HPDA, O_MAXR2T, O_DISCARD, O_KATO, O_TIMEOUT, O_JSON, O_VERIFY, O_QUIET, O_WATCH, O_CONGESTION, O_HELP, O_VERSION,
 };
 
 #define NEEDS required_argument
 static const struct option LONG[] = {
-	{"traddr", NEEDS, 0, O_TRADDR}, {"trsvcid", NEEDS, 0, O_TRSVCID}, {"subnqn", NEEDS, 0, O_SUBNQN},
+	{"traddr", NEEDS, 0, O_TRADDR}, {"trtype", NEEDS, 0, O_TRTYPE}, {"trsvcid", NEEDS, 0, O_TRSVCID}, {"subnqn", NEEDS, 0, O_SUBNQN},
 	{"hostnqn", NEEDS, 0, O_HOSTNQN}, {"hostid", NEEDS, 0, O_HOSTID}, {"nsid", NEEDS, 0, O_NSID},
 	{"rw", NEEDS, 0, O_RW}, {"rwmix", NEEDS, 0, O_RWMIX}, {"bs", NEEDS, 0, O_BS}, {"depth", NEEDS, 0, O_DEPTH},
 	{"queues", NEEDS, 0, O_QUEUES}, {"lba-start", NEEDS, 0, O_LBA_START}, {"lba-count", NEEDS, 0, O_LBA_COUNT},
@@ -180,6 +180,15 @@ static void parse_rw(struct options *opt, const char *text)
 		usage("--rw %s: read, write, rw, randread, randwrite or randrw is wanted", text);
 }
 
+static void parse_trtype(struct options *opt, const char *text)
+{
+	opt->rdma = strcasecmp(text, "rdma") == 0;
+	if (!opt->rdma && strcasecmp(text, "tcp") != 0)
+		usage("--trtype %s: tcp or rdma is wanted", text);
+	if (opt->rdma && !rdma_built())
+		usage("--trtype rdma: this nvmet-p2p-bench is built without librdmacm");
+}
+
 static void parse_flag(struct options *opt, int which)
 {
 	switch (which) {
@@ -201,6 +210,7 @@ static void parse_one(struct options *opt, int which, const char *name, const ch
 {
 	switch (which) {
 	case O_TRADDR: opt->traddr = arg; break;
+	case O_TRTYPE: parse_trtype(opt, arg); break;
 	case O_TRSVCID: opt->trsvcid = arg; break;
 	case O_SUBNQN: opt->subnqn = nqn(name, arg); break;
 	case O_HOSTNQN: opt->hostnqn = nqn(name, arg); break;
@@ -280,6 +290,10 @@ void options_parse(struct options *opt, int argc, char **argv)
 		usage("%u threads for %u queues", opt->threads, opt->queues);
 	if (opt->queue_size && opt->queue_size <= opt->depth)
 		usage("--queue-size %u: depth %u needs %u entries", opt->queue_size, opt->depth, opt->depth + 1);
+	if (opt->rdma && (opt->hdgst || opt->ddgst || opt->hpda || opt->maxr2t || opt->discard || opt->congestion != NULL))
+		usage("--hdgst, --ddgst, --hpda, --maxr2t, --discard and --congestion are of TCP");
+	if (opt->rdma && opt->queue_size > UINT16_MAX)
+		usage("--queue-size %u: at most %u over RDMA", opt->queue_size, UINT16_MAX);
 	if (opt->verify && opt->read_percent == 100)
 		usage("--verify needs a workload that writes, as randrw");
 	if (opt->count)

@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <sys/socket.h>
 
+#include "rdma.h"
+
 enum { OPC_WRITE = 0x01, OPC_READ = 0x02 };
 
 #define PDU_SCRATCH (PDU_PDO_MAX + 8) /* arena bytes that one PDU takes at most */
@@ -29,11 +31,16 @@ int queue_init(struct queue *queue, uint16_t qid, unsigned index, struct stats *
 	queue->arena = malloc(TX_ARENA);
 	if (!queue->slots || !queue->free_cids || !queue->jobs || !queue->arena)
 		return bench_fail(EXIT_RUN_FAILED, "no memory for a queue of depth %u", queue->depth);
-	for (uint32_t i = 0; i < queue->depth; i++) {
-		queue->free_cids[i] = (uint16_t)(queue->depth - 1 - i);
-		if (bench.opt.verify && (queue->slots[i].data = malloc(bench.opt.bs)) == NULL)
+	if (bench.opt.verify || bench.opt.rdma) {
+		queue->memory = calloc(queue->depth, bench.opt.bs);
+		if (queue->memory == NULL)
 			return bench_fail(EXIT_RUN_FAILED, "no memory for %u buffers of %u bytes", queue->depth,
 					  bench.opt.bs);
+	}
+	for (uint32_t i = 0; i < queue->depth; i++) {
+		queue->free_cids[i] = (uint16_t)(queue->depth - 1 - i);
+		if (bench.opt.verify)
+			queue->slots[i].data = queue->memory + (size_t)i * bench.opt.bs;
 	}
 	queue->payload_crc = crc32c(bench.payload, bench.opt.bs);
 	return workload_init(&queue->load, index);
@@ -42,9 +49,8 @@ int queue_init(struct queue *queue, uint16_t qid, unsigned index, struct stats *
 void queue_free(struct queue *queue)
 {
 	conn_close(&queue->conn);
-	for (uint32_t i = 0; queue->slots != NULL && i < queue->depth; i++)
-		free(queue->slots[i].data);
 	workload_free(&queue->load);
+	free(queue->memory);
 	free(queue->slots);
 	free(queue->free_cids);
 	free(queue->jobs);
@@ -105,22 +111,34 @@ static void finish_pdu(struct queue *queue, uint8_t *pdu, uint8_t flags, uint8_t
 	}
 }
 
-static void build_command(struct queue *queue, uint16_t cid, uint64_t now)
+bool queue_in_capsule(const struct slot *slot)
+{
+	return slot->op == OP_WRITE && bench.opt.bs <= bench.target.icd_max;
+}
+
+void queue_sqe(struct queue *queue, uint16_t cid, uint8_t sqe[64], uint64_t now)
 {
 	struct slot *slot = &queue->slots[cid];
-	uint8_t *pdu = arena_take(queue, PDU_CMD_HLEN), *sqe = pdu + PDU_COMMON;
-	bool in_capsule = slot->op == OP_WRITE && bench.opt.bs <= bench.target.icd_max;
-	memset(pdu, 0, PDU_CMD_HLEN);
-	pdu[0] = PDU_CAPSULE_CMD;
+	memset(sqe, 0, 64);
 	sqe[0] = slot->op == OP_WRITE ? OPC_WRITE : OPC_READ;
 	sqe[1] = 0x40; /* PSDT: SGL */
 	put16(sqe + 2, cid);
 	put32(sqe + 4, bench.target.nsid);
-	sgl_set(sqe, bench.opt.bs, in_capsule);
 	put64(sqe + 40, bench.opt.lba_start + slot->unit * bench.unit_blocks);
 	put16(sqe + 48, (uint16_t)(bench.unit_blocks - 1));
 	slot->sent_ns = now;
 	slot->sent = true;
+}
+
+static void build_command(struct queue *queue, uint16_t cid, uint64_t now)
+{
+	struct slot *slot = &queue->slots[cid];
+	uint8_t *pdu = arena_take(queue, PDU_CMD_HLEN), *sqe = pdu + PDU_COMMON;
+	bool in_capsule = queue_in_capsule(slot);
+	memset(pdu, 0, PDU_COMMON);
+	pdu[0] = PDU_CAPSULE_CMD;
+	queue_sqe(queue, cid, sqe, now);
+	sgl_set(sqe, bench.opt.bs, in_capsule);
 	const uint8_t *data = slot->data ? slot->data : bench.payload;
 	finish_pdu(queue, pdu, 0, PDU_CMD_HLEN, data, in_capsule ? bench.opt.bs : 0);
 }
@@ -163,6 +181,8 @@ static void build(struct queue *queue, uint64_t now)
 
 int queue_flush(struct queue *queue, uint64_t now)
 {
+	if (queue->conn.rdma != NULL)
+		return rdma_flush(queue);
 	for (;;) {
 		if (queue->iov_at == queue->iov_count)
 			build(queue, now);
@@ -203,12 +223,15 @@ int queue_submit(struct queue *queue, uint64_t now)
 		if (!workload_next(&queue->load, slot, queue->inflight, now))
 			break;
 		slot->busy = true;
-		slot->sent = slot->last_seen = false;
+		slot->sent = slot->last_seen = slot->left = false;
 		slot->received = slot->granted = 0;
 		slot->r2ts_open = 0;
 		slot->sent_ns = now;
 		queue->inflight++;
-		push_job(queue, (struct job){.cid = cid});
+		if (queue->conn.rdma == NULL)
+			push_job(queue, (struct job){.cid = cid});
+		else if (rdma_send(queue, cid))
+			return -1;
 	}
 	return queue_flush(queue, now);
 }
@@ -223,21 +246,15 @@ static int broken(const struct queue *queue, const char *what)
 			  get32(h + 8), get32(h + 12), get32(h + 16));
 }
 
-static struct slot *find_slot(struct queue *queue, uint16_t cid)
+struct slot *queue_slot(struct queue *queue, uint16_t cid)
 {
 	return cid < queue->depth && queue->slots[cid].busy && queue->slots[cid].sent ? &queue->slots[cid] : NULL;
 }
 
-static int complete(struct queue *queue, struct slot *slot, uint64_t now)
+int queue_complete(struct queue *queue, struct slot *slot, uint64_t now)
 {
 	struct stats *stats = queue->stats;
 	uint16_t cid = (uint16_t)(slot - queue->slots);
-	uint32_t moved = slot->op == OP_READ ? slot->received : slot->granted;
-	bool in_capsule = slot->op == OP_WRITE && bench.opt.bs <= bench.target.icd_max;
-	if (!in_capsule && (moved != bench.opt.bs || slot->r2ts_open > 0))
-		return bench_fail(EXIT_RUN_FAILED, "queue %u: %s at unit %llu succeeded after %u of %u bytes", queue->qid,
-				  slot->op == OP_READ ? "Read" : "Write", (unsigned long long)slot->unit, moved,
-				  bench.opt.bs);
 	if (queue->load.phase == PHASE_RUN && now >= bench.measure_ns && now <= bench.end_ns) {
 		struct op_stats *op = &stats->op[slot->op];
 		op->ios++;
@@ -250,24 +267,40 @@ static int complete(struct queue *queue, struct slot *slot, uint64_t now)
 	return workload_completed(&queue->load, slot, stats);
 }
 
+/* All data has moved, as far as the PDUs said. */
+static int complete(struct queue *queue, struct slot *slot, uint64_t now)
+{
+	uint32_t moved = slot->op == OP_READ ? slot->received : slot->granted;
+	if (!queue_in_capsule(slot) && (moved != bench.opt.bs || slot->r2ts_open > 0))
+		return bench_fail(EXIT_RUN_FAILED, "queue %u: %s at unit %llu succeeded after %u of %u bytes", queue->qid,
+				  slot->op == OP_READ ? "Read" : "Write", (unsigned long long)slot->unit, moved,
+				  bench.opt.bs);
+	return queue_complete(queue, slot, now);
+}
+
+int queue_status(const struct queue *queue, const struct slot *slot, const uint8_t cqe[16])
+{
+	uint16_t status = cqe_status(cqe);
+	if (status == 0)
+		return 0;
+	return bench_fail(EXIT_RUN_FAILED, "queue %u: %s at LBA %llu: status %#05x (%s)", queue->qid,
+			  slot->op == OP_READ ? "Read" : "Write",
+			  (unsigned long long)(bench.opt.lba_start + slot->unit * bench.unit_blocks), status,
+			  status_text(status));
+}
+
 static int begin_response(struct queue *queue, const uint8_t *head, uint64_t now)
 {
 	const uint8_t *cqe = head + PDU_COMMON;
-	struct slot *slot = find_slot(queue, get16(cqe + 12));
-	uint16_t status = cqe_status(cqe);
+	struct slot *slot = queue_slot(queue, get16(cqe + 12));
 	if (slot == NULL)
 		return broken(queue, "response to no command of ours");
-	if (status != 0)
-		return bench_fail(EXIT_RUN_FAILED, "queue %u: %s at LBA %llu: status %#05x (%s)", queue->qid,
-				  slot->op == OP_READ ? "Read" : "Write",
-				  (unsigned long long)(bench.opt.lba_start + slot->unit * bench.unit_blocks), status,
-				  status_text(status));
-	return complete(queue, slot, now);
+	return queue_status(queue, slot, cqe) ? -1 : complete(queue, slot, now);
 }
 
 static int begin_data(struct queue *queue, const uint8_t *head, uint32_t len)
 {
-	struct slot *slot = find_slot(queue, get16(head + 8));
+	struct slot *slot = queue_slot(queue, get16(head + 8));
 	if (slot == NULL || slot->op != OP_READ || slot->last_seen)
 		return broken(queue, "C2HData for no Read of ours");
 	if (get32(head + 12) != slot->received || get32(head + 16) != len || len == 0 ||
@@ -287,7 +320,7 @@ static int begin_data(struct queue *queue, const uint8_t *head, uint32_t len)
 
 static int begin_r2t(struct queue *queue, const uint8_t *head)
 {
-	struct slot *slot = find_slot(queue, get16(head + 8));
+	struct slot *slot = queue_slot(queue, get16(head + 8));
 	uint32_t offset = get32(head + 12), len = get32(head + 16);
 	if (slot == NULL || slot->op != OP_WRITE || bench.opt.bs <= bench.target.icd_max)
 		return broken(queue, "R2T for no Write of ours");

@@ -21,7 +21,9 @@ struct slot {
 	uint32_t granted;     /* bytes that R2Ts asked for */
 	uint16_t r2ts_open;   /* of which H2CData is not all built yet */
 	uint8_t op;
-	bool busy, sent, last_seen;
+	bool busy, sent;
+	bool last_seen;       /* the last C2HData; RDMA: the response */
+	bool left;            /* RDMA: the capsule has been sent */
 };
 
 /* Something to send: the command capsule, or the H2CData that answer an R2T. */
@@ -52,6 +54,7 @@ struct queue {
 	uint16_t qid;
 	uint32_t depth, inflight;
 	struct slot *slots;
+	uint8_t *memory;     /* depth * opt.bs bytes: with --verify, and where the target puts the data itself */
 	uint16_t *free_cids; /* depth - inflight of them */
 	struct workload load;
 	struct stats *stats;
@@ -89,6 +92,14 @@ static inline uint32_t queue_skippable(const struct queue *queue, uint32_t least
 	return queue->rx == RX_DATA && queue->data_left >= least ? queue->data_left : 0;
 }
 int queue_skipped(struct queue *queue, uint32_t len, uint64_t now);
+
+
+/* For both transports. */
+void queue_sqe(struct queue *queue, uint16_t cid, uint8_t sqe[64], uint64_t now); /* all but the SGL */
+bool queue_in_capsule(const struct slot *slot);
+struct slot *queue_slot(struct queue *queue, uint16_t cid); /* NULL: no such command is outstanding */
+int queue_status(const struct queue *queue, const struct slot *slot, const uint8_t cqe[16]);
+int queue_complete(struct queue *queue, struct slot *slot, uint64_t now);
 
 /* workload.c */
 int workload_init(struct workload *load, unsigned index);

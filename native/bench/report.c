@@ -61,8 +61,8 @@ static json_t *target_json(void)
 {
 	const struct target *t = &bench.target;
 	const struct params *p = &bench.admin.params;
-	return json_pack("{s:s, s:s, s:s, s:i, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "traddr",
-			 bench.opt.traddr, "trsvcid", bench.opt.trsvcid, "subnqn", bench.opt.subnqn, "cntlid", t->cntlid,
+	return json_pack("{s:s, s:s, s:s, s:s, s:i, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "trtype",
+			 bench.opt.rdma ? "rdma" : "tcp", "traddr", bench.opt.traddr, "trsvcid", bench.opt.trsvcid, "subnqn", bench.opt.subnqn, "cntlid", t->cntlid,
 			 "model", t->model, "serial", t->serial, "firmware", t->firmware, "nsid", (json_int_t)t->nsid,
 			 "lba_size", (json_int_t)t->lba_size, "lbas", (json_int_t)t->blocks, "in_capsule_max",
 			 (json_int_t)t->icd_max, "transfer_max", (json_int_t)t->transfer_max, "queue_entries_max",

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "queue.h"
+#include "rdma.h"
 
 #define RX_SIZE (128u << 10)
 #define RX_SIZE_DISCARD 4096u /* --discard: little data beside the headers */
@@ -152,6 +153,75 @@ static int run_many(struct worker *worker)
 	return 0;
 }
 
+static int watch_rdma(const struct worker *worker)
+{
+	for (unsigned i = 0; i < worker->count; i++) {
+		struct queue *queue = &worker->queues[i];
+		struct epoll_event completions = {.events = EPOLLIN, .data.ptr = queue}, end = {.events = EPOLLIN};
+		if (epoll_ctl(worker->epoll, EPOLL_CTL_ADD, rdma_fd(&queue->conn), &completions) ||
+		    epoll_ctl(worker->epoll, EPOLL_CTL_ADD, queue->conn.fd, &end))
+			return bench_fail(EXIT_RUN_FAILED, "epoll_ctl: %m");
+	}
+	return 0;
+}
+
+/* Takes what has completed on all queues. 1: there was something; 0: nothing for now; -1: over. */
+static int serve_rdma(struct worker *worker)
+{
+	int any = 0;
+	for (unsigned i = 0; i < worker->count; i++) {
+		struct queue *queue = &worker->queues[i];
+		int rc = rdma_receive(queue, now_ns());
+		if (rc < 0 || (rc > 0 && queue_submit(queue, now_ns())))
+			return -1;
+		any |= rc;
+	}
+	return any;
+}
+
+/* Every queue is armed: waits until something completes. */
+static int wait_rdma(struct worker *worker)
+{
+	struct epoll_event events[EVENTS];
+	int count = epoll_wait(worker->epoll, events, EVENTS, TICK_MS);
+	worker->stats->waits++;
+	if (count < 0 && errno != EINTR)
+		return bench_fail(EXIT_RUN_FAILED, "epoll_wait: %m");
+	for (int i = 0; i < count; i++) {
+		if (events[i].data.ptr == NULL)
+			return bench_fail(EXIT_RUN_FAILED, "the target closed the connection of an I/O queue");
+		rdma_woken(events[i].data.ptr);
+	}
+	return 0;
+}
+
+static int run_rdma(struct worker *worker)
+{
+	uint64_t spin_ns = bench.opt.spin_us * 1000ull, busy_ns = now_ns(), next_ns = 0;
+	bool armed = false;
+	if (watch_rdma(worker))
+		return -1;
+	while (!finished(worker)) {
+		int rc = serve_rdma(worker);
+		if (rc < 0 || tick(worker, &next_ns))
+			return -1;
+		if (rc > 0) {
+			busy_ns = spin_ns ? now_ns() : 0;
+			armed = false;
+			continue;
+		}
+		if (bench.opt.poll || (spin_ns && now_ns() - busy_ns < spin_ns))
+			continue;
+		if (armed && wait_rdma(worker))
+			return -1;
+		armed = !armed; /* what completes before a queue is armed tells nobody: it is looked for once more */
+		for (unsigned i = 0; armed && i < worker->count; i++)
+			if (rdma_arm(&worker->queues[i]))
+				return -1;
+	}
+	return 0;
+}
+
 static void pin(unsigned index)
 {
 	cpu_set_t set;
@@ -179,7 +249,9 @@ static void *thread_main(void *arg)
 	int rc = bench_failed() ? -1 : 0;
 	for (unsigned i = 0; i < worker->count && rc == 0; i++)
 		rc = queue_submit(&worker->queues[i], now_ns());
-	if (rc == 0)
+	if (rc == 0 && bench.opt.rdma)
+		rc = run_rdma(worker);
+	else if (rc == 0)
 		rc = worker->count == 1 ? run_one(worker) : run_many(worker);
 	getrusage(RUSAGE_THREAD, &after);
 	worker->stats->cpu_user_us = usec(&after.ru_utime) - usec(&before.ru_utime);
@@ -209,7 +281,7 @@ static int prepare(struct worker *worker, unsigned index)
 		struct queue *queue = &worker->queues[worker->count++];
 		uint16_t sqsize = (uint16_t)((opt->queue_size ? opt->queue_size : opt->depth + 1) - 1);
 		if (queue_init(queue, (uint16_t)(i + 1), i, worker->stats) ||
-		    host_connect_queue(&queue->conn, queue->qid, sqsize))
+		    host_connect_queue(&queue->conn, queue->qid, sqsize) || (opt->rdma && rdma_register(queue)))
 			return -1;
 	}
 	return 0;

@@ -1,4 +1,4 @@
-"""``nvmet-p2p bench``: loads an NVMe/TCP target with ``nvmet-p2p-bench``, compares two, shows, saves and draws."""
+"""``nvmet-p2p bench``: loads a target over TCP or RDMA with ``nvmet-p2p-bench``, compares, shows, saves, draws."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Depths(click.ParamType[tuple[int, ...]]):
 
 
 class Where(click.ParamType[Target]):
-    """``ADDRESS:PORT/NQN``."""
+    """``[rdma://]ADDRESS:PORT/NQN``."""
 
     name = "target"
 
@@ -63,12 +63,13 @@ class Where(click.ParamType[Target]):
 @click.command(name="bench")
 @click.option("--traddr", default="127.0.0.1", show_default=True, help="Address of the target.")
 @click.option("--trsvcid", default="4420", show_default=True, help="Its port.")
+@click.option("--trtype", type=click.Choice(("tcp", "rdma")), default="tcp", show_default=True, help="Its transport.")
 @click.option("--subnqn", help="NQN of the subsystem.")
 @click.option(
     "--against",
     type=Where(),
     multiple=True,
-    metavar="ADDRESS:PORT/NQN",
+    metavar="[rdma://]ADDRESS:PORT/NQN",
     help="Twice, instead of --subnqn: two targets, measured A B A B ..., compared by the median of the pairs' ratios.",
 )
 @click.option(
@@ -104,7 +105,7 @@ class Where(click.ParamType[Target]):
 @click.option("--plot", "plot_file", type=click.Path(path_type=Path, dir_okay=False), help="Draw them here, as SVG.")
 @click.argument("more", nargs=-1, type=click.UNPROCESSED)
 def command(**options: Any) -> None:
-    """Load an NVMe/TCP target, ours or any other, and measure.
+    """Load an NVMe/TCP or NVMe/RDMA target, ours or any other, and measure.
 
     Needs no privilege and no kernel initiator. After `--`, MORE options go to the load generator as they are:
     `nvmet-p2p bench --subnqn NQN -- --no-icd --poll` (see `nvmet-p2p-bench --help`).
@@ -147,7 +148,8 @@ def make_plan(options: dict[str, Any]) -> Plan:
         raise click.UsageError("--staging takes two places, as host,cmb, and goes with --subnqn")
     pairs = options["pairs"] if targets or staging else 1
     if not targets:
-        targets = (Target(options["traddr"], options["trsvcid"], options["subnqn"]),) * (len(staging) or 1)
+        where = Target(options["traddr"], options["trsvcid"], options["subnqn"], options["trtype"])
+        targets = (where,) * (len(staging) or 1)
     arguments = ["--nsid", str(options["nsid"])] if staging else []
     arguments += ["--rw", options["rw"], "--rwmix", str(options["rwmix"]), "--bs", options["bs"]]
     arguments += ["--queues", str(options["queues"]), "--time", str(options["time_s"])]

@@ -30,23 +30,25 @@ class BenchError(NvmetP2PError):
 
 @dataclass(frozen=True)
 class Target:
-    """Where a subsystem is: ``subnqn`` on ``traddr``, port ``trsvcid``."""
+    """Where a subsystem is: ``subnqn`` on ``traddr``, port ``trsvcid``, by ``trtype``: ``tcp`` or ``rdma``."""
 
     traddr: str
     trsvcid: str
     subnqn: str
+    trtype: str = "tcp"
 
     def __str__(self) -> str:
         host = f"[{self.traddr}]" if ":" in self.traddr else self.traddr
-        return f"{host}:{self.trsvcid}/{self.subnqn}"
+        scheme = "" if self.trtype == "tcp" else f"{self.trtype}://"
+        return f"{scheme}{host}:{self.trsvcid}/{self.subnqn}"
 
     @classmethod
     def parse(cls, text: str) -> Target:
-        """``ADDRESS:PORT/NQN``, an IPv6 address in brackets. Raises ValueError."""
-        found = re.fullmatch(r"(\[[^]]+\]|[^:/]+):(\d+)/(.+)", text)
+        """``ADDRESS:PORT/NQN``, an IPv6 address in brackets, ``rdma://`` before it for RDMA. Raises ValueError."""
+        found = re.fullmatch(r"(?:(tcp|rdma)://)?(\[[^]]+\]|[^:/]+):(\d+)/(.+)", text)
         if found is None:
             raise ValueError(f"{text}: ADDRESS:PORT/NQN is wanted, as 192.0.2.1:4420/nqn.2026-01.org.example:a")
-        return cls(found[1].strip("[]"), found[2], found[3])
+        return cls(found[2].strip("[]"), found[3], found[4], found[1] or "tcp")
 
 
 def find_binary(environment: Mapping[str, str] | None = None) -> Path:
@@ -76,6 +78,7 @@ def run(binary: Path, target: Target, arguments: Sequence[str]) -> dict[str, Any
     A run that was interrupted (SIGINT goes to the tool as well) gives what it had measured, with ``interrupted`` set.
     """
     where = ["--traddr", target.traddr, "--trsvcid", target.trsvcid, "--subnqn", target.subnqn]
+    where += ["--trtype", target.trtype] if target.trtype != "tcp" else []
     command = [str(binary), *where, *arguments, "--json", "-"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         while True:

@@ -87,7 +87,11 @@ def call(*arguments: str) -> Result:
 def test_target_is_parsed() -> None:
     assert Target.parse(str(A)) == A
     assert Target.parse(str(B)) == B
-    for bad in ("", NQN, "192.0.2.1/x", "192.0.2.1:x/y", "192.0.2.1:4420", "::1:4420/x"):
+    rdma = Target("::1", "4421", NQN, "rdma")
+    assert str(rdma) == f"rdma://[::1]:4421/{NQN}"
+    assert Target.parse(str(rdma)) == rdma
+    assert Target.parse(f"tcp://{A}") == A
+    for bad in ("", "iser://192.0.2.1:4420/x", NQN, "192.0.2.1/x", "192.0.2.1:x/y", "192.0.2.1:4420", "::1:4420/x"):
         with pytest.raises(ValueError, match="is wanted"):
             Target.parse(bad)
 
@@ -124,6 +128,16 @@ def test_one_run(tool: Path) -> None:
     )
     assert "50000" in done.output
     assert f"127.0.0.1:4420/{NQN}" in done.output
+
+
+def test_rdma_is_asked_for(tool: Path) -> None:
+    assert call("--subnqn", NQN, "--trtype", "rdma").exit_code == 0
+    assert f"--subnqn {NQN} --trtype rdma --rw" in (tool / "asked").read_text()
+    (tool / "asked").unlink()
+    done = call("--against", f"rdma://{A}", "--against", str(A), "--pairs", "1")
+    assert done.exit_code == 0, done.output
+    assert ["--trtype rdma" in line for line in (tool / "asked").read_text().splitlines()] == [True, False]
+    assert f"rdma://{A}" in done.output
 
 
 def test_files_are_written(tool: Path) -> None:
