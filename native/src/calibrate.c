@@ -345,7 +345,9 @@ static void journal_header(struct pool *pool, const struct calibrate_drive *driv
 	snprintf(header->bdev, sizeof(header->bdev), "%s", drive->name);
 	snprintf(header->pool, sizeof(header->pool), "%s", pool_name(pool));
 	snprintf(link, sizeof(link), "/proc/self/fd/%d", drive->fd);
-	if (readlink(link, header->path, sizeof(header->path) - 1) < 0)
+	if (drive->fd < 0)
+		memcpy(header->path, drive->medium, sizeof(header->path));
+	else if (readlink(link, header->path, sizeof(header->path) - 1) < 0)
 		header->path[0] = 0;
 	header->crc = htole32(crc32c(crc32c(0, header, sizeof(*header)), region->original, region->bytes));
 }
@@ -461,6 +463,101 @@ int calibrate_verify(struct pool *pool, struct calibrate_drive *drive, struct dp
 	region.got = memory + 2 * room;
 	rc = verify_region(pool, drive, &region, result);
 	munmap(memory, 3 * room);
+	return rc;
+}
+
+/* -- after a crash, where no file leads to the drive */
+
+static int journal_read(int fd, void *to, size_t length)
+{
+	ssize_t n = read(fd, to, length);
+
+	return n < 0 ? -errno : (size_t)n == length ? 0 : -EUCLEAN;
+}
+
+/* The bytes that belong to the drive, for the caller to free; NULL with *rc. */
+static uint8_t *journal_load(int fd, struct calibrate_drive *drive, struct calibrate_journal *header, int *rc,
+			     char err[DP_ERR_MAX])
+{
+	uint64_t length;
+	uint8_t *bytes;
+	uint32_t crc;
+
+	*rc = journal_read(fd, header, sizeof(*header));
+	length = le64toh(header->length);
+	if (*rc == 0 && (memcmp(header->magic, "nvmet-p2p probe\n", sizeof(header->magic)) != 0 ||
+			 le32toh(header->version) != 1 || length == 0 || length > CALIBRATE_REGION))
+		*rc = -EUCLEAN;
+	bytes = *rc == 0 ? malloc(length) : NULL;
+	if (bytes)
+		*rc = journal_read(fd, bytes, length);
+	if (bytes && *rc == 0) {
+		crc = le32toh(header->crc);
+		header->crc = 0;
+		if (crc32c(crc32c(0, header, sizeof(*header)), bytes, length) != crc)
+			*rc = -EUCLEAN;
+	}
+	if (*rc < 0)
+		snprintf(err, DP_ERR_MAX, "the journal %.150s %s", drive->journal,
+			 *rc == -EUCLEAN ? "is damaged" : "cannot be read");
+	else if (!bytes)
+		*rc = -ENOMEM;
+	if (*rc == 0)
+		return bytes;
+	free(bytes);
+	return NULL;
+}
+
+static bool is_its_drive(const struct calibrate_drive *drive, const struct calibrate_journal *header, char err[DP_ERR_MAX])
+{
+	uint64_t offset = le64toh(header->offset), length = le64toh(header->length);
+
+	if (strncmp(header->path, drive->medium, sizeof(header->path)) != 0) {
+		snprintf(err, DP_ERR_MAX, "the journal %.80s is of another drive (%.60s), not of this one (%.60s)", drive->journal,
+			 header->path, drive->medium);
+		return false;
+	}
+	if (le64toh(header->drive_bytes) == drive->bytes && offset <= drive->bytes && length <= drive->bytes - offset &&
+	    offset % drive->block_size == 0 && length % drive->block_size == 0)
+		return true;
+	snprintf(err, DP_ERR_MAX, "the drive has another size than when the journal %.100s was written", drive->journal);
+	return false;
+}
+
+static int restore(int fd, struct calibrate_drive *drive, char err[DP_ERR_MAX])
+{
+	struct calibrate_journal header;
+	struct region region;
+	int rc;
+
+	region.original = journal_load(fd, drive, &header, &rc, err);
+	if (!region.original)
+		return rc;
+	region.offset = le64toh(header.offset);
+	region.bytes = (uint32_t)le64toh(header.length);
+	region.got = malloc(region.bytes);
+	rc = !region.got ? -ENOMEM : is_its_drive(drive, &header, err) ? put_back(drive, &region) : -EUCLEAN;
+	if (rc == 0 && (unlink(drive->journal) < 0 || sync_folder(drive->journal) < 0))
+		rc = -errno;
+	if (rc < 0 && !err[0])
+		snprintf(err, DP_ERR_MAX, "what the journal %.150s holds cannot be put back: %s", drive->journal, strerror(-rc));
+	free(region.original);
+	free(region.got);
+	return rc;
+}
+
+int calibrate_restore(struct calibrate_drive *drive, char err[DP_ERR_MAX])
+{
+	int fd = open(drive->journal, O_RDONLY | O_CLOEXEC), rc;
+
+	err[0] = 0;
+	if (fd < 0) {
+		rc = -errno;
+		snprintf(err, DP_ERR_MAX, "the journal %.150s: %s", drive->journal, strerror(-rc));
+		return rc;
+	}
+	rc = restore(fd, drive, err);
+	close(fd);
 	return rc;
 }
 

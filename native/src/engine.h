@@ -195,7 +195,11 @@ typedef void (*dp_calibrated_fn)(void *arg, int rc, const struct dp_calibration 
 /* Hosts' I/O on the bdev, if there is any, waits while the drive is probed. -ENODEV, -EBUSY (pool or bdev is being
  * calibrated already), -EINVAL (no drive). */
 int dp_pool_calibrate(const struct dp_calibrate_config *config, dp_calibrated_fn done, void *arg, char err[DP_ERR_MAX]);
-/* A bdev (and the layers above it) may use the pool, or not. */
+/* Puts back what an interrupted probe has left in its journal, on a bdev that is no file (where it is, whoever starts this
+ * process can do it before). -EUCLEAN: the journal is damaged, or another drive's; -EBUSY, -ENODEV, -EINVAL. */
+typedef void (*dp_restored_fn)(void *arg, int rc, const char *err);
+int dp_pool_restore(const char *bdev, const char *journal, dp_restored_fn done, void *arg, char err[DP_ERR_MAX]);
+/* A bdev (and the layers above it) may use the pool, or not. -EINVAL: its drive cannot reach such memory. */
 int dp_pool_allow(const char *name, const char *bdev, bool allow, char err[DP_ERR_MAX]);
 
 enum dp_copy_route { DP_COPY_DEVICE, DP_COPY_REFLINK, DP_COPY_POOL, DP_COPY_HOST, DP_COPY_ROUTES };

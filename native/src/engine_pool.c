@@ -16,6 +16,7 @@
 #include "calibrate.h"
 #include "engine_priv.h"
 #include "pool_device.h"
+#include "spdk.h"
 
 #define QUIESCE_S 30 /* for so long a drive may take to finish what is in flight */
 
@@ -320,11 +321,36 @@ static struct bdev *drive_of(const char *name, char err[DP_ERR_MAX], int *rc)
 	}
 	while (bdev->base)
 		bdev = bdev->base;
-	if (bdev->kind == DP_BDEV_URING)
+	if (bdev->kind == DP_BDEV_URING || bdev->kind == DP_BDEV_SPDK)
 		return bdev;
 	*rc = -EINVAL;
 	snprintf(err, DP_ERR_MAX, "bdev %.100s is memory, no drive: nothing of it is staged in a pool", name);
 	return NULL;
+}
+
+/* Whether the drive can do DMA there at all. */
+static int check_reach(const struct pool *pool, const struct bdev *bdev, char err[DP_ERR_MAX])
+{
+	if (pool->kind == DP_POOL_SPDK_CMB && bdev->kind != DP_BDEV_SPDK) {
+		snprintf(err, DP_ERR_MAX,
+			 "pool %.32s is memory of a drive on vfio-pci, bdev %.60s a drive of the kernel's, which takes no "
+			 "such memory (EFAULT): attach the drive with bdev_nvme_attach_controller",
+			 pool->name, bdev->name);
+		return -EINVAL;
+	}
+	if (pool->kind == DP_POOL_P2PMEM && bdev->kind == DP_BDEV_SPDK) {
+		snprintf(err, DP_ERR_MAX,
+			 "pool %.32s is memory that the kernel's nvme driver gives out, bdev %.60s a drive of SPDK's, which "
+			 "does not reach it: bind the provider to vfio-pci as well",
+			 pool->name, bdev->name);
+		return -EINVAL;
+	}
+	if (pool->kind == DP_POOL_SPDK_CMB && !dp_spdk_mem_reaches(pool->base, pool->bytes)) {
+		snprintf(err, DP_ERR_MAX, "pool %.32s is not mapped for SPDK's drives: it needs 2 MiB at least, and an IOMMU",
+			 pool->name);
+		return -EINVAL;
+	}
+	return 0;
 }
 
 int dp_pool_allow(const char *name, const char *bdev_name, bool allow, char err[DP_ERR_MAX])
@@ -349,8 +375,10 @@ int dp_pool_allow(const char *name, const char *bdev_name, bool allow, char err[
 		snprintf(err, DP_ERR_MAX, "pool %.60s was lost: %.100s", name, atomic_load(&pool->why));
 		return -ENODEV;
 	}
-	atomic_fetch_or(&bdev->pools_allowed, bit_of(pool));
-	return 0;
+	rc = check_reach(pool, bdev, err);
+	if (rc == 0)
+		atomic_fetch_or(&bdev->pools_allowed, bit_of(pool));
+	return rc;
 }
 
 /* -- calibration
@@ -361,7 +389,7 @@ int dp_pool_allow(const char *name, const char *bdev_name, bool allow, char err[
 
 struct job {
 	LIST_ENTRY(job) link;
-	struct pool *pool;
+	struct pool *pool; /* NULL: a journal is put back */
 	struct bdev *bdev; /* the drive; NULL: the CPU's part alone */
 	struct bdev **stack; /* it, whatever else lies on the same medium, and their layers: none comes or goes meanwhile */
 	unsigned n_stack;
@@ -370,6 +398,7 @@ struct job {
 	struct dp_calibration result;
 	int rc;
 	dp_calibrated_fn done;
+	dp_restored_fn restored;
 	void *arg;
 	pthread_t thread;
 	atomic_bool cancel;
@@ -449,7 +478,8 @@ static int collect(struct job *job)
 
 static void mark(struct job *job, bool busy)
 {
-	job->pool->calibrating = busy;
+	if (job->pool)
+		job->pool->calibrating = busy;
 	for (unsigned i = 0; i < job->n_stack; i++)
 		job->stack[i]->calibrating = busy;
 }
@@ -473,7 +503,10 @@ static void job_release(struct job *job)
 	pthread_join(job->thread, NULL);
 	mark(job, false);
 	LIST_REMOVE(job, link);
-	job->done(job->arg, job->rc, &job->result);
+	if (job->restored)
+		job->restored(job->arg, job->rc, job->result.reason);
+	else
+		job->done(job->arg, job->rc, &job->result);
 	job_free(job);
 	if (LIST_EMPTY(&jobs) && jobs_over) {
 		dp_done_fn over = jobs_over;
@@ -547,11 +580,14 @@ static bool wait_until_quiet(struct job *job)
 static void probe(struct job *job)
 {
 	engine_post(job_quiesce, job);
-	if (wait_until_quiet(job))
-		job->rc = calibrate_verify(job->pool, &job->drive, &job->result);
-	else
+	if (wait_until_quiet(job)) {
+		job->rc = job->restored ? calibrate_restore(&job->drive, job->result.reason) :
+					  calibrate_verify(job->pool, &job->drive, &job->result);
+	} else {
+		job->rc = job->restored ? -ETIMEDOUT : 0;
 		snprintf(job->result.reason, sizeof(job->result.reason), "I/O in flight on the drive did not end within %d s",
 			 QUIESCE_S);
+	}
 	engine_post(job_resume, job);
 	if (job->result.verified)
 		calibrate_bandwidth(job->pool, &job->drive, &job->result);
@@ -561,7 +597,8 @@ static void *job_main(void *arg)
 {
 	struct job *job = arg;
 
-	calibrate_cpu(job->pool, &job->result);
+	if (job->pool)
+		calibrate_cpu(job->pool, &job->result);
 	if (job->bdev && !job->result.reason[0])
 		probe(job);
 	if (job->result.reason[0])
@@ -570,13 +607,46 @@ static void *job_main(void *arg)
 	return NULL;
 }
 
-static int job_drive(struct job *job, const struct dp_calibrate_config *config, char err[DP_ERR_MAX])
+/* Its file, opened again: an error of a write that the kernel reports once for each open file stays there for hosts' Flush. */
+static int open_drive(struct job *job, char err[DP_ERR_MAX])
 {
 	char path[64];
 	int rc, fd;
 
+	if (job->bdev->kind == DP_BDEV_SPDK) {
+		calibrate_drive_of_bdev(&job->drive, job->bdev);
+		return 0;
+	}
+	if (!job->pool) {
+		snprintf(err, DP_ERR_MAX, "bdev %.60s is a file: what its journal holds is put back before it is opened",
+			 job->bdev->name);
+		return -EINVAL;
+	}
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", bdev_uring_fd(job->bdev));
+	fd = open(path, O_RDWR | O_CLOEXEC | (fcntl(bdev_uring_fd(job->bdev), F_GETFL) & O_DIRECT));
+	if (fd < 0) {
+		rc = -errno;
+		snprintf(err, DP_ERR_MAX, "bdev %.60s: its file cannot be opened: %s", job->bdev->name, strerror(-rc));
+		return rc;
+	}
+	calibrate_drive_init(&job->drive, fd);
+	if (job->pool->kind == DP_POOL_P2PMEM && !(fcntl(fd, F_GETFL) & O_DIRECT)) {
+		snprintf(err, DP_ERR_MAX, "bdev %.60s: its file is not read and written past the page cache: nothing goes peer to peer",
+			 job->bdev->name);
+		return -EINVAL;
+	}
+	return 0;
+}
+
+static int job_drive(struct job *job, const struct dp_calibrate_config *config, char err[DP_ERR_MAX])
+{
+	int rc;
+
 	job->bdev = drive_of(config->bdev, err, &rc);
 	if (!job->bdev)
+		return rc;
+	rc = job->pool ? check_reach(job->pool, job->bdev, err) : 0;
+	if (rc < 0)
 		return rc;
 	rc = collect(job);
 	if (rc < 0) {
@@ -590,20 +660,9 @@ static int job_drive(struct job *job, const struct dp_calibrate_config *config, 
 					   "a journal is needed, for what is overwritten");
 		return config->journal ? -EROFS : -EINVAL;
 	}
-	/* Opened again: an error of a write that the kernel reports once for each open file stays there for hosts' Flush. */
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", bdev_uring_fd(job->bdev));
-	fd = open(path, O_RDWR | O_CLOEXEC | (fcntl(bdev_uring_fd(job->bdev), F_GETFL) & O_DIRECT));
-	if (fd < 0) {
-		rc = -errno;
-		snprintf(err, DP_ERR_MAX, "bdev %.60s: its file cannot be opened: %s", config->bdev, strerror(-rc));
+	rc = open_drive(job, err);
+	if (rc < 0)
 		return rc;
-	}
-	calibrate_drive_init(&job->drive, fd);
-	if (job->pool->kind == DP_POOL_P2PMEM && !(fcntl(fd, F_GETFL) & O_DIRECT)) {
-		snprintf(err, DP_ERR_MAX, "bdev %.60s: its file is not read and written past the page cache: nothing goes peer to peer",
-			 config->bdev);
-		return -EINVAL;
-	}
 	job->bdev_name = strdup(job->bdev->name);
 	job->journal = strdup(config->journal);
 	job->drive.name = job->bdev_name;
@@ -612,6 +671,34 @@ static int job_drive(struct job *job, const struct dp_calibrate_config *config, 
 	job->drive.bytes = atomic_load(&job->bdev->num_blocks) << job->bdev->block_shift;
 	job->drive.cancel = &job->cancel;
 	return job->bdev_name && job->journal ? 0 : -ENOMEM;
+}
+
+static struct job *job_new(struct pool *pool, void *arg)
+{
+	struct job *job = calloc(1, sizeof(*job));
+
+	if (!job)
+		return NULL;
+	*job = (struct job){ .pool = pool, .arg = arg, .refs = 1, .drive.fd = -1 };
+	pthread_mutex_init(&job->lock, NULL);
+	pthread_cond_init(&job->changed, NULL);
+	return job;
+}
+
+/* rc: of what was prepared. */
+static int job_start(struct job *job, int rc)
+{
+	if (rc == 0) {
+		mark(job, true);
+		LIST_INSERT_HEAD(&jobs, job, link);
+		rc = -pthread_create(&job->thread, NULL, job_main, job);
+		if (rc == 0)
+			return 0;
+		LIST_REMOVE(job, link);
+		mark(job, false);
+	}
+	job_free(job);
+	return rc;
 }
 
 int dp_pool_calibrate(const struct dp_calibrate_config *config, dp_calibrated_fn done, void *arg, char err[DP_ERR_MAX])
@@ -630,25 +717,28 @@ int dp_pool_calibrate(const struct dp_calibrate_config *config, dp_calibrated_fn
 			 jobs_over ? "comes to its end" : "is being calibrated");
 		return -EBUSY;
 	}
-	job = calloc(1, sizeof(*job));
+	job = job_new(pool, arg);
 	if (!job)
 		return -ENOMEM;
-	*job = (struct job){ .pool = pool, .done = done, .arg = arg, .refs = 1, .drive.fd = -1 };
-	pthread_mutex_init(&job->lock, NULL);
-	pthread_cond_init(&job->changed, NULL);
+	job->done = done;
 	rc = config->bdev ? job_drive(job, config, err) : 0;
-	if (rc == 0) {
-		mark(job, true);
-		LIST_INSERT_HEAD(&jobs, job, link);
-		rc = -pthread_create(&job->thread, NULL, job_main, job);
-		if (rc == 0)
-			return 0;
-		LIST_REMOVE(job, link);
-		mark(job, false);
-	}
-	job_free(job);
-	return rc;
+	return job_start(job, rc);
 }
+
+int dp_pool_restore(const char *bdev, const char *journal, dp_restored_fn done, void *arg, char err[DP_ERR_MAX])
+{
+	const struct dp_calibrate_config config = { .bdev = bdev, .journal = journal };
+	struct job *job = jobs_over ? NULL : job_new(NULL, arg);
+	int rc;
+
+	err[0] = 0;
+	if (!job)
+		return jobs_over ? -EBUSY : -ENOMEM;
+	job->restored = done;
+	rc = job_drive(job, &config, err);
+	return job_start(job, rc);
+}
+
 
 bool engine_calibrations_stop(dp_done_fn over, void *arg)
 {

@@ -147,6 +147,11 @@ static const struct rpc_param pool_params[] = {
 	{AT(rpc_pool_create, wipe), .type = RPC_STRING},
 	{0},
 };
+static const struct rpc_param restore_params[] = {
+	{AT(rpc_pool_restore, bdev), .type = RPC_STRING, .required = true},
+	{AT(rpc_pool_restore, journal), .type = RPC_STRING, .required = true},
+	{0},
+};
 static const struct rpc_param pool_name_params[] = {{AT(rpc_pool_name, name), .type = RPC_STRING, .required = true}, {0}};
 static const struct rpc_param allow_params[] = {
 	{AT(rpc_pool_allow, name), .type = RPC_STRING, .required = true},
@@ -234,6 +239,7 @@ const struct rpc_method rpc_methods[] = {
 	{"p2p_pool_delete", pool_name_params, rpc_pool_delete},
 	{"p2p_pool_allow", allow_params, rpc_pool_allow},
 	{"p2p_pool_calibrate", calibrate_params, rpc_pool_calibrate},
+	{"p2p_pool_restore", restore_params, rpc_pool_restore},
 	{"p2p_get_pools", NULL, rpc_get_pools},
 	{"p2p_pool_probe", pool_name_params, rpc_pool_probe},
 	{"p2p_get_staging", any_name_params, rpc_get_staging},

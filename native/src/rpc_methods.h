@@ -88,6 +88,10 @@ struct rpc_pool_allow {
 	const char *name, *bdev;
 	bool allow;
 };
+struct rpc_pool_restore {
+	const char *bdev, *journal;
+};
+
 struct rpc_pool_calibrate {
 	const char *name, *bdev, *journal;
 };
@@ -97,6 +101,7 @@ void rpc_pool_delete(struct rpc_request *request, const void *params);
 void rpc_pool_allow(struct rpc_request *request, const void *params);
 void rpc_pool_calibrate(struct rpc_request *request, const void *params);
 void rpc_get_pools(struct rpc_request *request, const void *params);
+void rpc_pool_restore(struct rpc_request *request, const void *params);
 void rpc_pool_probe(struct rpc_request *request, const void *params);
 void rpc_get_staging(struct rpc_request *request, const void *params);
 

@@ -153,6 +153,23 @@ void rpc_pool_calibrate(struct rpc_request *request, const void *params)
 		rpc_finish(request, rc, err);
 }
 
+static void restored(void *arg, int rc, const char *err)
+{
+	if (rc < 0)
+		log_error("pool.not_put_back", "%s", err);
+	rpc_finish(arg, rc, err);
+}
+
+void rpc_pool_restore(struct rpc_request *request, const void *params)
+{
+	const struct rpc_pool_restore *p = params;
+	char err[DP_ERR_MAX] = "";
+	int rc = dp_pool_restore(p->bdev, p->journal, restored, request, err);
+
+	if (rc < 0)
+		rpc_finish(request, rc, err);
+}
+
 /* -- where payload rested -------------------------------------------------------------------------------------------- */
 
 static json_t *show_use(const char *pool, const struct dp_staging *staging, unsigned index)

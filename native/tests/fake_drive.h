@@ -8,6 +8,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "bdev.h"
+
 #define FAKE_BDF "0000:03:00.0"
 
 struct fake_drive {
@@ -39,6 +41,7 @@ struct fake_drive {
 	unsigned holds;
 	void (*gone_fn)(void *arg, const char *why);
 	void *gone_arg;
+	struct bdev *(*bdev_open)(const struct dp_bdev_config *config, int *rc); /* NULL: refused */
 };
 
 extern struct fake_drive fake;

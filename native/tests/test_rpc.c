@@ -433,6 +433,11 @@ static void test_calibration(void **state)
 	json_decref(result);
 	fake.calibration_fails = true;
 	assert_int_equal(code_of("p2p_pool_calibrate", "{\"name\":\"p\"}"), -EIO);
+	assert_int_equal(code_of("p2p_pool_restore", "{\"bdev\":\"Nvme0n1\"}"), RPC_INVALID_PARAMS);
+	assert_int_equal(code_of("p2p_pool_restore", "{\"bdev\":\"x\",\"journal\":\"/x\"}"), -ENODEV);
+	assert_int_equal(code_of("p2p_pool_restore", "{\"bdev\":\"Nvme0n1\",\"journal\":\"/x\"}"), 0);
+	fake.pool_rc = -EUCLEAN;
+	assert_int_equal(code_of("p2p_pool_restore", "{\"bdev\":\"Nvme0n1\",\"journal\":\"/x\"}"), -EUCLEAN);
 }
 
 static void test_staging(void **state)
