@@ -172,13 +172,14 @@ class InsideTarget:
 
     def rpc(self, method: str, *, timeout_s: float = 60.0, **params: Any) -> Any:
         """One call; ``RpcError`` if the daemon refuses, ``Unreachable`` if there is no daemon."""
-        return self._call(SOCKET, method, params, timeout_s)
+        return self.call(SOCKET, method, params, timeout_s)
 
     def dataplane_rpc(self, method: str, *, timeout_s: float = 60.0, **params: Any) -> Any:
         """The same of the data plane, behind the daemon's back."""
-        return self._call(f"{SOCKET}.dp", method, params, timeout_s)
+        return self.call(f"{SOCKET}.dp", method, params, timeout_s)
 
-    def _call(self, path: str, method: str, params: dict[str, Any], timeout_s: float) -> Any:
+    def call(self, path: str, method: str, params: dict[str, Any], timeout_s: float = 60.0) -> Any:
+        """One call to whatever answers JSON-RPC at that path in the guest."""
         self._relay()
         assert self._link is not None
         ident = next(self._ids)

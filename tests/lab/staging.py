@@ -45,9 +45,13 @@ class Staged:
         self.guest = inside.guest
         self.drives = drives
         self.names = list(names)
-        for name in self.names:
-            inside.rpc("bdev_uring_create", name=name, filename=drives[name].device)
-        inside.serve(NQN, dict(enumerate(self.names, 1)))
+        self.bdevs = [self.create(name) for name in self.names]
+        inside.serve(NQN, dict(enumerate(self.bdevs, 1)))
+
+    def create(self, name: str) -> str:
+        """A back end for the drive; its name."""
+        self.inside.rpc("bdev_uring_create", name=name, filename=self.drives[name].device)
+        return name
 
     def policy(self, policy: str, mode: str = "prefer", **what: Any) -> None:
         """Policy of the subsystem, or of what is named; a drive's name stands for its address."""

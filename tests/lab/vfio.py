@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -12,6 +12,8 @@ from tests.lab import spdk, trace
 from tests.lab.inside import Drive, InsideTarget, drives
 from tests.lab.lab import Guest
 from tests.lab.machine import CPU_FULL, Machine
+from tests.lab.staging import Staged
+from tests.lab.trace import Trace, Traffic, seen
 
 MEMORY_BYTES = 2 << 30
 VFIO_MACHINE = Machine(
@@ -69,12 +71,28 @@ class VfioLab:
         return str(bdev)
 
 
+class UserStaged(Staged):
+    """As Staged, the drives driven by the data plane itself: bdevs An1, Bn2."""
+
+    def __init__(self, lab: VfioLab, names: Iterable[str] = ("A", "B")) -> None:
+        self.lab = lab
+        super().__init__(lab.inside, lab.drives, names)
+        self.trace = Trace(lab.guest.folder / "trace")
+
+    def create(self, name: str) -> str:
+        return self.lab.attach(name)
+
+    def traffic(self) -> Traffic:
+        """What the drives did since the trace's mark."""
+        return seen(self.trace, self.drives, MEMORY_BYTES, iommu=True)
+
+
 @contextlib.contextmanager
-def vfio_guest(guest: Guest) -> Iterator[VfioLab]:
-    """The guest booted, the kernel's view of its drives taken, and all but K given to vfio-pci."""
+def vfio_guest(guest: Guest, names: Iterable[str] = USER_DRIVES) -> Iterator[VfioLab]:
+    """The guest booted, the kernel's view of its drives taken, and those named given to vfio-pci."""
     guest.boot()
     found = drives(guest)
-    for name in USER_DRIVES:
+    for name in names:
         to_driver(guest, found[name], "vfio-pci")
     with contextlib.closing(InsideTarget(guest)) as inside:
         yield VfioLab(inside, found)
