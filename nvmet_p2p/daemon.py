@@ -26,6 +26,7 @@ from nvmet_p2p.observe import metrics, sd_notify
 from nvmet_p2p.server.admin_socket import AdminServer
 from nvmet_p2p.server.context import ControllerInfo, QpairInfo, QueueStats
 from nvmet_p2p.server.dispatcher import Dispatcher
+from nvmet_p2p.server.drives import Drives
 from nvmet_p2p.server.fabric import Fabric
 from nvmet_p2p.server.methods import METHODS
 from nvmet_p2p.server.staging import show
@@ -33,9 +34,11 @@ from nvmet_p2p.server.staging.manager import START_MAX_S, StagingManager, Surrou
 from nvmet_p2p.state import reconcile
 from nvmet_p2p.state.journal import Journals
 from nvmet_p2p.state.store import FileStore, StateStore
-from nvmet_p2p.target.config import BdevConfig, BdevFacts, ListenAddress, TargetConfig
+from nvmet_p2p.target.config import BdevConfig, BdevFacts, ListenAddress, NvmeHotplug, NvmeOptions, TargetConfig
 from nvmet_p2p.target.features import Done
 from nvmet_p2p.target.operations import bdevs_on
+from nvmet_p2p.target.operations_bdev import create_bdev
+from nvmet_p2p.target.operations_nvme import bdevs_of, declare_found, namespace_of
 from nvmet_p2p.target.target import ControllerInfo as TargetControllerInfo
 from nvmet_p2p.wire.spec import Status
 from nvmet_p2p.wire.sqe import Sqe
@@ -73,6 +76,8 @@ class Daemon:
         )
         self.staging = StagingManager(settings, dataplane.pools, self.clock, Journals(settings.state_dir), around)
         self._staging_task: asyncio.Task[None] | None = None
+        self.drives = Drives(dataplane, lambda: self._config, self._facts.__contains__, self._adopt_late)
+        self._adopting: set[asyncio.Task[None]] = set()
         self._closing: set[asyncio.Task[None]] = set()
 
     # -- what the admin methods use ----------------------------------------------------------------------------------
@@ -166,8 +171,36 @@ class Daemon:
         """Reads the size of a file or device again; one that was absent may be there now."""
         await self._whole(self._rescan(name))
 
+    async def adopt_namespaces(self, controller: str) -> list[str]:
+        """Makes bdevs of what an attached NVMe controller has; the names of all of them."""
+        await self._whole(self._adopt(controller))
+        return [bdev.name for bdev in bdevs_of(self._config, controller)]
+
+    def absent_controllers(self) -> dict[str, str]:
+        """Configured NVMe controllers that are not attached, and why."""
+        return dict(self.drives.absent)
+
     async def _whole(self, work: Coroutine[Any, Any, None]) -> None:
         await asyncio.shield(asyncio.create_task(work))
+
+    async def _adopt(self, controller: str) -> None:
+        found = [(namespace.name, namespace.uuid) for namespace in await self.drives.namespaces(controller)]
+        async with self._committing:
+            if controller not in self._config.nvme_controllers:
+                return
+            new = declare_found(create_bdev, self._config, controller, found, self.new_uuid)
+            try:
+                await self._change(new)
+            finally:
+                self.staging.release()
+
+    async def _adopt_late(self, controller: str) -> None:
+        """As ``adopt_namespaces``, for a controller that was attached, or has changed, without a call."""
+        try:
+            await self._whole(self._adopt(controller))
+            await self._whole(self._retry_once())
+        except OperatorError as error:
+            log.error("nvme.not_adopted", controller=controller, reason=error.message)
 
     async def _commit(self, new: TargetConfig) -> None:
         async with self._committing:
@@ -177,10 +210,11 @@ class Daemon:
                 self.staging.release()
 
     async def _change(self, new: TargetConfig) -> None:
-        new = reconcile.keep_protection(self._config, new)
+        new = reconcile.keep_namespaces(self._config, reconcile.keep_protection(self._config, new))
         plan = reconcile.plan(self._config, new)
         async with contextlib.AsyncExitStack() as undo:
             facts: dict[str, BdevFacts] = {}
+            await self._attach(plan, undo)
             for bdev in plan.open_bdevs:
                 facts[bdev.name] = await self._open_bdev(bdev, new)
                 undo.push_async_callback(self.dataplane.bdev_delete, bdev.name)
@@ -224,9 +258,29 @@ class Daemon:
         await self.fabric.effects.settle()
         self.fabric.rearm_timers()
         self.staging.wake()
+        await self._release(plan)
+
+    async def _release(self, plan: reconcile.Plan) -> None:
+        """What the new configuration no longer names."""
         for bdev in plan.close_bdevs:
             if self._facts.pop(bdev.name, None) is not None:
                 await self._close_bdev(bdev.name)
+        for name in plan.detach:
+            await self.drives.detach(name)
+
+    async def _attach(self, plan: reconcile.Plan, undo: contextlib.AsyncExitStack) -> None:
+        """What is about NVMe controllers in a commit and may be refused. Raises ``OperatorError``."""
+        if plan.nvme_options is not None:
+            before = self._config.nvme_options or NvmeOptions()
+            await self.drives.set_options(plan.nvme_options)
+            undo.push_async_callback(self.drives.set_options, before)
+        for controller in plan.attach:
+            await self.drives.attach(controller)
+            undo.push_async_callback(self.drives.detach, controller.name)
+        if plan.nvme_hotplug is not None:
+            hotplug = self._config.nvme_hotplug or NvmeHotplug(enable=False)
+            await self.drives.set_hotplug(plan.nvme_hotplug)
+            undo.push_async_callback(self.drives.set_hotplug, hotplug)
 
     async def _open_bdev(self, bdev: BdevConfig, config: TargetConfig) -> BdevFacts:
         """Raises ``OperatorError``."""
@@ -326,6 +380,13 @@ class Daemon:
         self.target.set_bdev(name, facts, self.clock.monotonic())
         self.staging.wake()
 
+    def namespace_found(self, name: str) -> None:
+        found = namespace_of(self._config, name)
+        if found is not None and name not in self._config.bdevs:
+            task = asyncio.create_task(self._adopt_late(found[0]))
+            self._adopting.add(task)
+            task.add_done_callback(self._adopting.discard)
+
     def pool_lost(self, name: str, why: str) -> None:
         self.staging.lost(name, why)
 
@@ -383,6 +444,7 @@ class Daemon:
         now = self.clock.monotonic()
         self.target.apply(config, now)
         await self.staging.start()
+        await self.drives.start()
         for bdev in config.bdevs.values():
             await self._try_bdev(bdev, first=True)
         self._staging_task = asyncio.create_task(self._stage(), name="staging")
@@ -391,10 +453,13 @@ class Daemon:
             await self._try_bind(address, first=True)
         await self.fabric.effects.settle()
         self._retrying = asyncio.create_task(self._retry(), name="retry absent")
+        for name in config.nvme_controllers.keys() - self.drives.absent.keys():
+            await self._adopt_late(name)  # what it has got while we were away
 
     async def stop(self) -> None:
         """Ends associations, drains I/O, closes everything. What was acknowledged is in the back ends."""
         self.staging.stop()
+        await self.drives.stop()
         for task in (self._retrying, self._staging_task):
             if task is not None:
                 task.cancel()

@@ -64,6 +64,7 @@ REFERRALS_MAX: Final = 1024
 BDEVS_MAX: Final = 8192
 BDEV_NAME_BYTES_MAX: Final = 255
 BDEV_BYTES_MAX: Final = 1 << 62  # sizes stay within a signed 64 bit off_t
+NVME_CONTROLLERS_MAX: Final = 256  # drives and targets that the data plane drives itself
 EMULATED_POOLS_MAX: Final = 16
 EMULATED_POOL_BYTES_MAX: Final = 1 << 34
 POOL_BYTES_MIN: Final = 64 * 1024  # less is used up by the canary and one I/O

@@ -52,10 +52,24 @@ def _engine(status: dict[str, Any]) -> RenderableType:
         line += f"\nSent without a copy: {size(sent['bytes'])}; copied after all: {size(sent['copied_bytes'])}"
     if devices := status.get("rdma", {}).get("devices"):
         line += f"\nRDMA devices: {', '.join(_device(device) for device in devices)}"
+    line += _spdk(status.get("spdk", {}))
     if not dataplane.get("slow"):
         return Text(line)
     note = dataplane.get("note") or "I/O is served in Python: right, but slow."
     return Panel(Text(f"{line}\n{note}"), title="SLOW ENGINE", border_style="bold yellow", expand=False)
+
+
+def _spdk(spdk: dict[str, Any]) -> str:
+    """Whether the data plane drives NVMe controllers itself; silent where it cannot and nobody asked it to."""
+    lines = []
+    if spdk.get("built"):
+        lines.append(f"{spdk['version'] or 'SPDK'}: {'in use' if spdk.get('active') else 'built in, not in use'}")
+    absent = spdk.get("absent_controllers", {})
+    lines += [f"NVMe controller {name}: absent: {reason}" for name, reason in absent.items()]
+    there = [name for name in spdk.get("controllers", ()) if name not in absent]
+    if there:
+        lines.append(f"NVMe controllers: {', '.join(there)}")
+    return "".join(f"\n{line}" for line in lines)
 
 
 def _device(device: dict[str, Any]) -> str:

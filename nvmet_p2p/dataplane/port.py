@@ -14,7 +14,15 @@ from typing import Any, Literal, Protocol
 
 from nvmet_p2p.p2p.choice import Calibration
 from nvmet_p2p.protocol.tcp_common import TcpParams
-from nvmet_p2p.target.config import BdevConfig, BdevFacts, ListenAddress, TransportConfig
+from nvmet_p2p.target.config import (
+    BdevConfig,
+    BdevFacts,
+    ListenAddress,
+    NvmeControllerConfig,
+    NvmeHotplug,
+    NvmeOptions,
+    TransportConfig,
+)
 from nvmet_p2p.target.effects import ControllerKey, ControllerView
 from nvmet_p2p.wire.sqe import Sqe
 
@@ -233,6 +241,26 @@ class RdmaStatus:
     devices: tuple[dict[str, Any], ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class SpdkStatus:
+    """Whether the data plane can drive NVMe controllers itself, and why not; ``active``: it does."""
+
+    built: bool
+    version: str = ""
+    active: bool = False
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NvmeNamespace:
+    """A namespace of a controller: the name of its bdev, its UUID (or ""), and why it cannot be a bdev (or "")."""
+
+    name: str
+    nsid: int
+    uuid: str = ""
+    refused: str = ""
+
+
 class DataPlaneEvents(Protocol):
     """What a data plane tells the control plane; called on the event loop."""
 
@@ -242,6 +270,10 @@ class DataPlaneEvents(Protocol):
 
     def bdev_changed(self, name: str, facts: BdevFacts | None) -> None:
         """A back end changed its size, went away (``None``) or came back."""
+        ...
+
+    def namespace_found(self, name: str) -> None:
+        """A controller that is attached has a namespace (the name of its bdev) that nobody has asked for."""
         ...
 
     def pool_lost(self, name: str, why: str) -> None:
@@ -305,6 +337,51 @@ class PoolPlane(Protocol):
         ...
 
 
+class NvmePlane(Protocol):
+    """NVMe controllers of the data plane's own. Methods that fail raise ``OperatorError`` with a negated errno."""
+
+    async def attach(self, controller: NvmeControllerConfig) -> None:
+        """Takes the controller; its namespaces can be opened then (``bdev_create``). -ENODEV: it is not there.
+
+        -ENOTSUP: the data plane is built without SPDK. One that is attached already in the same way is no error.
+        """
+        ...
+
+    async def detach(self, name: str) -> None:
+        """Its bdevs are closed. One that is not attached is no error."""
+        ...
+
+    async def set_options(self, options: NvmeOptions) -> None:
+        """For controllers that are attached from now on."""
+        ...
+
+    async def set_hotplug(self, hotplug: NvmeHotplug) -> None: ...
+
+    async def controllers(self) -> dict[str, dict[str, Any]]:
+        """What is attached, by name, as the data plane shows it (``docs/architecture.md``)."""
+        ...
+
+    def shown(self, name: str) -> dict[str, Any] | None:
+        """A controller as ``controllers`` has given it last."""
+        ...
+
+    async def namespaces(self, name: str) -> tuple[NvmeNamespace, ...]:
+        """What an attached controller has."""
+        ...
+
+    async def reset(self, name: str) -> None:
+        """Returns when it is done; I/O in flight is done again."""
+        ...
+
+    async def health(self, name: str) -> bytes:
+        """The 512 bytes of its SMART / health log."""
+        ...
+
+    async def status(self) -> SpdkStatus:
+        """Never raises."""
+        ...
+
+
 class DataPlane(Protocol):
     """A data plane. Methods that fail raise ``OperatorError`` with a negated errno and change nothing."""
 
@@ -314,6 +391,11 @@ class DataPlane(Protocol):
     @property
     def pools(self) -> PoolPlane | None:
         """Staging in pools; ``None``: this one stages in host memory alone."""
+        ...
+
+    @property
+    def nvme(self) -> NvmePlane | None:
+        """NVMe controllers of its own; ``None``: this one can have none."""
         ...
 
     async def start(self, events: DataPlaneEvents, expected: Iterable[BdevConfig] = ()) -> None:

@@ -103,6 +103,14 @@ class Context(Protocol):
         """
         ...
 
+    async def adopt_namespaces(self, controller: str) -> list[str]:
+        """Makes bdevs of what an attached NVMe controller has; the names of all of them. Raises ``OperatorError``."""
+        ...
+
+    def absent_controllers(self) -> Mapping[str, str]:
+        """Configured NVMe controllers that are not attached, and why."""
+        ...
+
     def unbound(self) -> list[ListenAddress]:
         """Configured addresses that are not listened on, and tried again every second."""
         ...

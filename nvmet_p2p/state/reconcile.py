@@ -11,13 +11,24 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from nvmet_p2p.target.config import QOS_LIMITS, BdevConfig, ListenAddress, TargetConfig, TransportConfig
+from nvmet_p2p.target.config import (
+    QOS_LIMITS,
+    BdevConfig,
+    ListenAddress,
+    NvmeControllerConfig,
+    NvmeHotplug,
+    NvmeOptions,
+    TargetConfig,
+    TransportConfig,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Operations that lead from one configuration to another."""
 
+    nvme_options: NvmeOptions | None = None  # to be set before controllers are attached
+    attach: tuple[NvmeControllerConfig, ...] = ()
     open_bdevs: tuple[BdevConfig, ...] = ()
     resize_bdevs: tuple[tuple[BdevConfig, BdevConfig], ...] = ()  # (old, new): another number of blocks
     tune_bdevs: tuple[tuple[BdevConfig, BdevConfig], ...] = ()  # (old, new): other limits or latencies
@@ -25,6 +36,8 @@ class Plan:
     bind: tuple[ListenAddress, ...] = ()
     unbind: tuple[ListenAddress, ...] = ()
     close_bdevs: tuple[BdevConfig, ...] = ()
+    detach: tuple[str, ...] = ()  # when their bdevs are closed
+    nvme_hotplug: NvmeHotplug | None = None
 
 
 def addresses(config: TargetConfig) -> dict[ListenAddress, None]:
@@ -53,6 +66,16 @@ def keep_protection(old: TargetConfig, new: TargetConfig) -> TargetConfig:
     return new
 
 
+def keep_namespaces(old: TargetConfig, new: TargetConfig) -> TargetConfig:
+    """``new`` with the namespaces that controllers were found to have meanwhile: they go with their controller only."""
+    kept = {
+        name: bdev
+        for name, bdev in old.bdevs.items()
+        if bdev.kind == "nvme" and name not in new.bdevs and bdev.controller in new.nvme_controllers
+    }
+    return replace(new, bdevs=new.bdevs | kept) if kept else new
+
+
 def tuning(config: BdevConfig) -> tuple[int, ...]:
     """Limits and latencies of a bdev: what can be changed while it is in use, beside its size."""
     return (*(getattr(config, name) for name in QOS_LIMITS), *config.latencies_us)
@@ -77,7 +100,12 @@ def plan(old: TargetConfig, new: TargetConfig) -> Plan:
             resized.append((was, config))
         if tuning(was) != tuning(config):
             tuned.append((was, config))
+    options, hotplug = new.nvme_options or NvmeOptions(), new.nvme_hotplug or NvmeHotplug(enable=False)
     return Plan(
+        nvme_options=options if options != (old.nvme_options or NvmeOptions()) else None,
+        attach=tuple(c for name, c in new.nvme_controllers.items() if name not in old.nvme_controllers),
+        detach=tuple(name for name in reversed(old.nvme_controllers) if name not in new.nvme_controllers),
+        nvme_hotplug=hotplug if hotplug != (old.nvme_hotplug or NvmeHotplug(enable=False)) else None,
         open_bdevs=tuple(opened),
         resize_bdevs=tuple(resized),
         tune_bdevs=tuple(tuned),

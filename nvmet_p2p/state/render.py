@@ -28,7 +28,8 @@ from nvmet_p2p.target.config import (
     TransportConfig,
 )
 from nvmet_p2p.target.operations import ana_group_count, discovery_filters
-from nvmet_p2p.target.operations_bdev import OPERATIONS, with_uuid
+from nvmet_p2p.target.operations_bdev import OPERATIONS, create_bdev, with_uuid
+from nvmet_p2p.target.operations_nvme import controller_params, declare, options_params, undeclared
 from nvmet_p2p.target.operations_vbdev import LATENCY_TYPES
 from nvmet_p2p.target.request_types import Request, decode
 from nvmet_p2p.target.validate import METHOD_NOT_FOUND, failed, invalid
@@ -38,6 +39,8 @@ Call = dict[str, Any]
 SUBSYSTEMS: Final[dict[str, tuple[str, ...]]] = {"bdev": (), "nvmf": ("bdev",)}  # name -> what it depends on
 BATCHED: Final = frozenset(
     {
+        "bdev_nvme_attach_controller",
+        "p2p_nvme_expect_namespace",
         "bdev_malloc_create",
         "bdev_null_create",
         "bdev_aio_create",
@@ -107,7 +110,7 @@ def replay_subsystem(
     first: TargetConfig | None = None,
 ) -> TargetConfig:
     """As ``replay``, for what ``save_subsystem_config`` prints. ``first``: what the calls began with."""
-    first = first or config
+    first = config if first is None else first
     calls = subsystem.get("config") if isinstance(subsystem, dict) else None
     if calls is None and isinstance(subsystem, dict) and "subsystem" in subsystem:
         return config  # SPDK writes null for a subsystem that has nothing to say
@@ -126,6 +129,9 @@ def _check_not_replaced(first: TargetConfig, before: TargetConfig, now: TargetCo
         again = (now.bdevs.keys() - before.bdevs.keys()) & first.bdevs.keys()
         if again:
             raise failed(errno.EEXIST, f"{where}: bdev {min(again)!r} is there until all calls are carried out")
+    attached = (now.nvme_controllers.keys() - before.nvme_controllers.keys()) & first.nvme_controllers.keys()
+    if attached:
+        raise failed(errno.EEXIST, f"{where}: controller {min(attached)!r} is there until all calls are carried out")
 
 
 def _replay_call(config: TargetConfig, call: Any, new_uuid: Callable[[], str], where: str) -> TargetConfig:
@@ -135,8 +141,11 @@ def _replay_call(config: TargetConfig, call: Any, new_uuid: Callable[[], str], w
     operation = OPERATIONS.get(method)
     if operation is None:
         raise OperatorError(METHOD_NOT_FOUND, f"{where}: {method!r} does not change the configuration of this target")
+    params = call.get("params", {})
     try:
-        request: Request = with_uuid(decode(operation.request, call.get("params", {})), new_uuid)
+        if (namespace := undeclared(config, method, params)) is not None:
+            config = declare(create_bdev, config, namespace, new_uuid()).config
+        request: Request = with_uuid(decode(operation.request, params), new_uuid)
         return operation.apply(config, request).config
     except OperatorError as error:
         raise OperatorError(error.code, f"{where} ({method}): {error.message}") from None
@@ -148,11 +157,20 @@ def _replay_call(config: TargetConfig, call: Any, new_uuid: Callable[[], str], w
 def _bdev_calls(config: TargetConfig) -> Iterator[Call]:
     for pool in config.emulated_pools.values():
         yield _call("p2p_emulated_pool_create", name=pool.name, bytes=pool.size)
+    if config.nvme_options is not None:
+        yield {"method": "bdev_nvme_set_options", "params": options_params(config.nvme_options)}
+    for controller in config.nvme_controllers.values():
+        yield {"method": "bdev_nvme_attach_controller", "params": controller_params(controller)}
     for bdev in config.bdevs.values():
-        yield {"method": f"bdev_{bdev.kind}_create", "params": _bdev_params(bdev)}
+        if bdev.kind == "nvme":
+            yield _call("p2p_nvme_expect_namespace", name=bdev.name, uuid=bdev.uuid)
+        else:
+            yield {"method": f"bdev_{bdev.kind}_create", "params": _bdev_params(bdev)}
         limits = {name: getattr(bdev, name) for name in QOS_LIMITS if getattr(bdev, name)}
         if limits:
             yield _call("bdev_set_qos_limit", name=bdev.name, **limits)
+    if config.nvme_hotplug is not None:
+        yield _call("bdev_nvme_set_hotplug", period_us=config.nvme_hotplug.period_us, enable=config.nvme_hotplug.enable)
 
 
 def _bdev_params(bdev: BdevConfig) -> dict[str, Any]:

@@ -8,11 +8,11 @@ file, a controller or a counter lives elsewhere.
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
-BdevKind = Literal["malloc", "null", "aio", "uring", "delay", "error", "cmb"]
+BdevKind = Literal["malloc", "null", "aio", "uring", "delay", "error", "cmb", "nvme"]
 QOS_LIMITS: Final = ("rw_ios_per_sec", "rw_mbytes_per_sec", "r_mbytes_per_sec", "w_mbytes_per_sec")
 
 
@@ -23,7 +23,8 @@ class BdevConfig(msgspec.Struct, frozen=True, kw_only=True):
     the operator did not give is made when the bdev is created and kept from then on. ``base`` is the name of the bdev
     below a delay or error bdev; ``latencies_us`` are those of a delay bdev: average read, p99 read, average write, p99
     write. ``provider`` is the PCI address of the drive, or the name of the emulated pool, whose memory a cmb bdev is.
-    The limits (``QOS_LIMITS``) are 0 where there is none.
+    ``controller`` and ``nsid`` say which namespace of a controller of the data plane's own an nvme bdev is. The limits
+    (``QOS_LIMITS``) are 0 where there is none.
     """
 
     name: str
@@ -40,10 +41,58 @@ class BdevConfig(msgspec.Struct, frozen=True, kw_only=True):
     base: str = ""
     latencies_us: tuple[int, int, int, int] = (0, 0, 0, 0)
     provider: str = ""
+    controller: str = ""
+    nsid: int = 0
     rw_ios_per_sec: int = 0
     rw_mbytes_per_sec: int = 0
     r_mbytes_per_sec: int = 0
     w_mbytes_per_sec: int = 0
+
+
+class NvmeControllerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """A drive on vfio-pci (``trtype`` "PCIe"), or another target ("TCP"), that the data plane drives itself.
+
+    ``traddr`` is a PCI address or an IP address. A time in seconds that is ``None`` is as ``NvmeOptions`` says when the
+    controller is attached. ``hints`` are parameters without an effect, kept to be shown.
+    """
+
+    name: str
+    trtype: Literal["PCIe", "TCP"]
+    traddr: str
+    adrfam: str = ""  # "IPv4" or "IPv6"; empty for PCIe
+    trsvcid: str = ""
+    subnqn: str = ""
+    hostnqn: str = ""
+    hostaddr: str = ""
+    hostsvcid: str = ""
+    hdgst: bool = False
+    ddgst: bool = False
+    max_bdevs: int = 128
+    ctrlr_loss_timeout_sec: int | None = None
+    reconnect_delay_sec: int | None = None
+    fast_io_fail_timeout_sec: int | None = None
+    hints: dict[str, Any] = {}
+
+
+class NvmeOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What all such controllers have in common, named as SPDK's ``bdev_nvme_set_options`` names it."""
+
+    action_on_timeout: Literal["none", "reset", "abort"] = "none"
+    timeout_us: int = 0
+    timeout_admin_us: int = 0
+    keep_alive_timeout_ms: int = 10_000
+    bdev_retry_count: int = 3
+    ctrlr_loss_timeout_sec: int = 0
+    reconnect_delay_sec: int = 0
+    fast_io_fail_timeout_sec: int = 0
+    hints: dict[str, Any] = {}
+
+
+class NvmeHotplug(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether drives are looked for, and how often (microseconds; 0: the data plane's choice)."""
+
+    enable: bool
+    period_us: int = 0
 
 
 class StagingConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -178,6 +227,9 @@ class TargetConfig(msgspec.Struct, frozen=True, kw_only=True):
     referrals: tuple[ReferralConfig, ...] = ()
     emulated_pools: dict[str, EmulatedPoolConfig] = {}
     staging: StagingConfig | None = None
+    nvme_controllers: dict[str, NvmeControllerConfig] = {}
+    nvme_options: NvmeOptions | None = None
+    nvme_hotplug: NvmeHotplug | None = None
 
 
 class BdevFacts(msgspec.Struct, frozen=True, kw_only=True):

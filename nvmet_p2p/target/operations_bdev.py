@@ -13,6 +13,7 @@ from nvmet_p2p.errors import OperatorError
 from nvmet_p2p.target import requests_bdev as req
 from nvmet_p2p.target.config import BdevConfig, BdevKind, TargetConfig
 from nvmet_p2p.target.operations import NVMF_OPERATIONS, Change, Operation, bdevs_on, find_bdev
+from nvmet_p2p.target.operations_nvme import operations as nvme_operations
 from nvmet_p2p.target.operations_staging import operations as staging_operations
 from nvmet_p2p.target.operations_vbdev import operations as vbdev_operations
 from nvmet_p2p.target.request_types import Request
@@ -38,7 +39,7 @@ def parse_uuid_or_none(text: str) -> str:
 def create_malloc(config: TargetConfig, p: req.MallocCreate) -> Change:
     name = p.name or next(f"Malloc{n}" for n in range(limits.BDEVS_MAX + 1) if find_bdev(config, f"Malloc{n}") is None)
     _check_size(p.block_size, p.num_blocks, p.physical_block_size)
-    return _create(
+    return create_bdev(
         config,
         BdevConfig(
             name=name,
@@ -54,7 +55,7 @@ def create_malloc(config: TargetConfig, p: req.MallocCreate) -> Change:
 
 def create_null(config: TargetConfig, p: req.NullCreate) -> Change:
     _check_size(p.block_size, p.num_blocks, p.physical_block_size)
-    return _create(
+    return create_bdev(
         config,
         BdevConfig(
             name=p.name,
@@ -69,7 +70,7 @@ def create_null(config: TargetConfig, p: req.NullCreate) -> Change:
 
 def create_aio(config: TargetConfig, p: req.AioCreate) -> Change:
     _check_file(p.filename, p.block_size)
-    return _create(
+    return create_bdev(
         config,
         BdevConfig(
             name=p.name,
@@ -87,10 +88,11 @@ def create_aio(config: TargetConfig, p: req.AioCreate) -> Change:
 def create_uring(config: TargetConfig, p: req.UringCreate) -> Change:
     _check_file(p.filename, p.block_size)
     bdev = BdevConfig(name=p.name, kind="uring", uuid=p.uuid, block_size=p.block_size, filename=p.filename)
-    return _create(config, bdev)
+    return create_bdev(config, bdev)
 
 
-def _create(config: TargetConfig, bdev: BdevConfig) -> Change:
+def create_bdev(config: TargetConfig, bdev: BdevConfig) -> Change:
+    """Adds a bdev of any kind; its name is the answer."""
     fault = name_fault(bdev.name)
     if fault is not None:
         raise failed(errno.EINVAL, f"params.name: {fault}")
@@ -142,15 +144,15 @@ def of_kind(config: TargetConfig, name: str, kind: BdevKind) -> BdevConfig:
 
 def _delete_of(kind: BdevKind) -> Callable[[TargetConfig, req.BdevName], Change]:
     def delete(config: TargetConfig, p: req.BdevName) -> Change:
-        return Change(_without(config, of_kind(config, p.name, kind)))
+        return Change(without_bdev(config, of_kind(config, p.name, kind)))
 
     return delete
 
 
-def _without(config: TargetConfig, bdev: BdevConfig) -> TargetConfig:
+def without_bdev(config: TargetConfig, bdev: BdevConfig) -> TargetConfig:
     """Without a bdev, what is on top of it, and the namespaces on either."""
     for above in bdevs_on(config, bdev.name):
-        config = _without(config, above)
+        config = without_bdev(config, above)
     bdevs = {name: other for name, other in config.bdevs.items() if name != bdev.name}
     return without_namespaces_on(replace(config, bdevs=bdevs), bdev.name)
 
@@ -194,8 +196,9 @@ BDEV_OPERATIONS: Final[Mapping[str, Operation]] = {
     "bdev_aio_delete": Operation(req.BdevName, _delete_of("aio")),
     "bdev_uring_create": Operation(req.UringCreate, create_uring),
     "bdev_uring_delete": Operation(req.BdevName, _delete_of("uring")),
-    **vbdev_operations(_create, lambda kind: Operation(req.BdevName, _delete_of(kind))),
-    **staging_operations(_create, lambda kind: Operation(req.BdevName, _delete_of(kind)), _check_size),
+    **nvme_operations(create_bdev, without_bdev),
+    **vbdev_operations(create_bdev, lambda kind: Operation(req.BdevName, _delete_of(kind))),
+    **staging_operations(create_bdev, lambda kind: Operation(req.BdevName, _delete_of(kind)), _check_size),
 }
 
 OPERATIONS: Final[Mapping[str, Operation]] = {**BDEV_OPERATIONS, **NVMF_OPERATIONS}

@@ -46,6 +46,7 @@ class InProcessDataPlane:
     name = "inprocess"
     slow = True
     pools = None
+    nvme = None
 
     def __init__(self, journals: Journals | None = None) -> None:
         self._journals = journals
@@ -75,7 +76,7 @@ class InProcessDataPlane:
     async def bdev_create(self, config: BdevConfig) -> BdevFacts:
         if config.name in self._backends or config.name in self._opening:
             raise OperatorError(-errno.EEXIST, f"bdev {config.name} exists already")
-        if config.kind in ("delay", "error", "cmb"):
+        if config.kind in ("delay", "error", "cmb", "nvme"):
             raise OperatorError(-errno.EOPNOTSUPP, f"bdev {config.name} of kind {config.kind}: {ONLY_NATIVE}")
         if any(getattr(config, limit) for limit in QOS_LIMITS):
             log.warning("bdev.unlimited", bdev=config.name, note=f"its limits do not hold: {ONLY_NATIVE}")

@@ -8,10 +8,25 @@ from __future__ import annotations
 
 import mmap
 import os
+from dataclasses import dataclass
 from typing import Final
+
+from nvmet_p2p.target.effects import ControllerKey
 
 SLOTS: Final = 65536
 BYTES: Final = SLOTS * 8
+
+
+@dataclass(slots=True)
+class QueueSlot:
+    """An I/O queue that the helper has, or is about to have."""
+
+    key: ControllerKey
+    qid: int
+    peer: str
+    slot: int
+    base: int  # of the slot's count
+    adopted: bool = False
 
 
 class Activity:

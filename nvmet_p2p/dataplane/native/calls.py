@@ -44,6 +44,8 @@ def create_bdev(config: BdevConfig) -> Call:
             }
         case "error":
             params = {"base_name": config.base}
+        case "nvme":
+            params = {"name": config.name, "ctrlr": config.controller, "nsid": config.nsid}
     return f"bdev_{config.kind}_create", params | {"uuid": config.uuid}
 
 

@@ -13,14 +13,13 @@ import contextlib
 import errno
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
 from msgspec.structs import replace
 
 from nvmet_p2p.dataplane.native import calls
-from nvmet_p2p.dataplane.native.activity import Activity
+from nvmet_p2p.dataplane.native.activity import Activity, QueueSlot
 from nvmet_p2p.dataplane.native.helper import Helper, LaunchOptions
 from nvmet_p2p.dataplane.native.messages import (
     Adopted,
@@ -31,6 +30,7 @@ from nvmet_p2p.dataplane.native.messages import (
     Upcall,
     build_upcall_done,
 )
+from nvmet_p2p.dataplane.native.nvme import NativeNvme
 from nvmet_p2p.dataplane.native.pools import NativePools
 from nvmet_p2p.dataplane.native.rdma import RdmaMethods, RdmaSide
 from nvmet_p2p.dataplane.native.rpc import LinkLostError
@@ -56,18 +56,6 @@ STAGING_SHARE: Final = 20  # with thousands of back ends that answer is long: no
 RESIZABLE: Final = frozenset({"null", "malloc"})
 
 
-@dataclass(slots=True)
-class _Queue:
-    """An I/O queue that the helper has, or is about to have."""
-
-    key: ControllerKey
-    qid: int
-    peer: str
-    slot: int
-    base: int  # of the slot's count
-    adopted: bool = False
-
-
 class NativeDataPlane(RdmaMethods):
     """See the module. All methods are called on one event loop."""
 
@@ -76,6 +64,7 @@ class NativeDataPlane(RdmaMethods):
     def __init__(self, options: LaunchOptions, *, name: str = "native", journals: Journals | None = None) -> None:
         self.name = name
         self._pools = NativePools(self._call, self._allowed_now)
+        self.nvme = NativeNvme(self._call)
         self._journals = journals
         self._options = options
         self._events: DataPlaneEvents | None = None
@@ -89,8 +78,8 @@ class NativeDataPlane(RdmaMethods):
         self._views: dict[ControllerKey, ControllerView] = {}
         self._stale: set[ControllerKey] = set()  # views that the helper which is being filled does not have
         self._sender = ViewSender(self._pools, self._bdevs)
-        self._queues: dict[ControllerKey, dict[int, _Queue]] = {}
-        self._adopting: dict[int, _Queue] = {}  # by token
+        self._queues: dict[ControllerKey, dict[int, QueueSlot]] = {}
+        self._adopting: dict[int, QueueSlot] = {}  # by token
         self._leaving: set[tuple[ControllerKey, int]] = set()  # disconnected: the helper closes them by itself
         self._rdma = RdmaSide(self._call)
         self._past: dict[ControllerKey, int] = {}  # commands of queues that are closed
@@ -157,6 +146,7 @@ class NativeDataPlane(RdmaMethods):
             for config in reversed(self._bdevs.values()):
                 with contextlib.suppress(OperatorError):
                     await helper.call(f"bdev_{config.kind}_delete", {"name": config.name})
+            await self.nvme.leave(helper.call)
 
     async def _drop_unexpected(self, expected: dict[str, BdevConfig]) -> None:
         """Closes what a helper that ran before us has open and the configuration does not ask for."""
@@ -222,6 +212,7 @@ class NativeDataPlane(RdmaMethods):
     async def _refill(self, helper: Helper) -> None:
         """Gives the model to a new helper: the same calls as when it was made."""
         lost = await self._pools.refill(helper.call)
+        await self.nvme.refill(helper.call)
         found = {entry["name"]: entry for entry in await helper.call("bdev_get_bdevs")}
         configs = list(self._bdevs.values())
         answers = await asyncio.gather(
@@ -315,6 +306,8 @@ class NativeDataPlane(RdmaMethods):
 
     def _bdev_changed(self, message: BdevChanged) -> None:
         config = self._bdevs.get(message.name)
+        if config is None and message.present:
+            self._tell().namespace_found(message.name)
         if config is None or message.name in self._lost:
             return
         if message.present:
@@ -488,7 +481,7 @@ class NativeDataPlane(RdmaMethods):
         if slot is None:
             raise OperatorError(-errno.ENOSPC, "there is no room for another I/O queue")
         token = helper.new_token()
-        queue = _Queue(handoff.key, handoff.qid, handoff.peer, *slot)
+        queue = QueueSlot(handoff.key, handoff.qid, handoff.peer, *slot)
         self._adopting[token] = queue
         self._queues.setdefault(handoff.key, {})[handoff.qid] = queue
         try:
@@ -502,7 +495,7 @@ class NativeDataPlane(RdmaMethods):
         if isinstance(handoff, QueueHandoff):
             handoff.sock.close()  # the helper has a descriptor of its own
 
-    def _forget(self, queue: _Queue) -> None:
+    def _forget(self, queue: QueueSlot) -> None:
         """It is closed; a second call does nothing."""
         mine = self._queues.get(queue.key, {})
         if mine.get(queue.qid) is not queue:

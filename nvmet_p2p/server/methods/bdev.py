@@ -12,6 +12,7 @@ from msgspec import UNSET, Meta, UnsetType
 from nvmet_p2p import limits
 from nvmet_p2p.dataplane.port import IoStat
 from nvmet_p2p.server.context import Context
+from nvmet_p2p.server.methods import nvme
 from nvmet_p2p.server.schema import Handler, Method
 from nvmet_p2p.target.config import QOS_LIMITS, BdevConfig, BdevFacts, BdevKind
 from nvmet_p2p.target.operations import claims, find_bdev
@@ -32,6 +33,7 @@ PRODUCTS: Final[dict[BdevKind, str]] = {
     "delay": "delay",
     "error": "Error Injection Disk",
     "cmb": "Controller memory buffer",
+    "nvme": "NVMe disk",
 }
 NO_CHANNELS = "there is one channel"
 ResetMode = Literal["all", "maxmin", "error", "none"]
@@ -88,11 +90,11 @@ def _all(context: Context) -> list[tuple[BdevConfig, BdevFacts]]:
 async def get_bdevs(context: Context, p: GetBdevs) -> list[dict[str, Any]]:
     claimed = _claimed(context)
     if isinstance(p.name, UnsetType):
-        return [_describe(bdev, facts, bdev.name in claimed) for bdev, facts in _all(context)]
+        return [_describe(context, bdev, facts, bdev.name in claimed) for bdev, facts in _all(context)]
     if p.timeout and _present(context, p.name) is None:
         await _wait_for(context, p.name, p.timeout)
     bdev, facts = _require(context, p.name)
-    return [_describe(bdev, facts, bdev.name in _claimed(context))]
+    return [_describe(context, bdev, facts, bdev.name in _claimed(context))]
 
 
 def _claimed(context: Context) -> set[str]:
@@ -107,7 +109,7 @@ async def _wait_for(context: Context, name: str, timeout_ms: int) -> None:
         await asyncio.sleep(min(POLL_S, left))
 
 
-def _describe(bdev: BdevConfig, facts: BdevFacts, claimed: bool) -> dict[str, Any]:
+def _describe(context: Context, bdev: BdevConfig, facts: BdevFacts, claimed: bool) -> dict[str, Any]:
     shown: dict[str, Any] = {
         "name": bdev.name,
         "aliases": [bdev.uuid],
@@ -122,8 +124,14 @@ def _describe(bdev: BdevConfig, facts: BdevFacts, claimed: bool) -> dict[str, An
         shown["claim_type"] = "exclusive_write"
     shown["zoned"] = False
     shown["supported_io_types"] = _io_types(facts)
-    shown["driver_specific"] = _driver_specific(bdev)
+    shown["driver_specific"] = _of_controller(context, bdev) if bdev.kind == "nvme" else _driver_specific(bdev)
     return shown
+
+
+def _of_controller(context: Context, bdev: BdevConfig) -> dict[str, Any]:
+    driver = context.dataplane.nvme
+    found = driver.shown(bdev.controller) if driver is not None else None
+    return nvme.driver_specific(context.config.nvme_controllers[bdev.controller], found or {}, bdev.nsid)
 
 
 def _io_types(facts: BdevFacts) -> dict[str, bool]:

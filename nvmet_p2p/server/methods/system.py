@@ -6,8 +6,10 @@ import asyncio
 import os
 from typing import Annotated, Any, Final
 
+from nvmet_p2p.dataplane.port import SpdkStatus
 from nvmet_p2p.server import openrpc
 from nvmet_p2p.server.context import Context
+from nvmet_p2p.server.drives import NO_DRIVER
 from nvmet_p2p.server.schema import Method
 from nvmet_p2p.state.render import SUBSYSTEMS, address_params, render_config, render_subsystem, replay, replay_subsystem
 from nvmet_p2p.target.request_types import NoParams, Request, doc
@@ -101,6 +103,7 @@ async def get_status(context: Context, _: NoParams) -> dict[str, Any]:
         "tasks": len(asyncio.all_tasks()),
         "bdevs": len(config.bdevs),
         "rdma": await _rdma(context),
+        "spdk": await _spdk(context),
         "absent_listeners": [address_params(address) for address in context.unbound()],
         "staging": {
             "pools": sorted(keeper.mapped) if keeper is not None else [],
@@ -122,6 +125,20 @@ async def _rdma(context: Context) -> dict[str, Any]:
             for device in status.devices
         ],
     }  # fmt: skip
+
+
+async def _spdk(context: Context) -> dict[str, Any]:
+    """NVMe drives of the data plane's own: whether it can have any, and those that are configured."""
+    driver = context.dataplane.nvme
+    status = await driver.status() if driver is not None else SpdkStatus(False, reason=NO_DRIVER)
+    return {
+        "built": status.built,
+        "version": status.version,
+        "active": status.active,
+        "reason": status.reason,
+        "controllers": list(context.config.nvme_controllers),
+        "absent_controllers": dict(context.absent_controllers()),
+    }
 
 
 async def nothing_to_wait_for(_: Context, __: NoParams) -> bool:

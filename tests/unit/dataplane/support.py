@@ -52,6 +52,9 @@ class Events:
     def listener_lost(self, address: ListenAddress, reason: str) -> None:
         raise AssertionError("this engine has no NVMe/RDMA")
 
+    def namespace_found(self, name: str) -> None:
+        """There are no controllers here."""
+
     def pool_lost(self, name: str, why: str) -> None:
         raise AssertionError("this engine has no pools")
 

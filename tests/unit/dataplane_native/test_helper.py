@@ -42,6 +42,9 @@ class Events:
     def listener_lost(self, address: ListenAddress, reason: str) -> None:
         raise AssertionError("nothing is listened on")
 
+    def namespace_found(self, name: str) -> None:
+        raise AssertionError("no controller is attached")
+
     def pool_lost(self, name: str, why: str) -> None:
         raise AssertionError("there is no pool")
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from nvmet_p2p.clock import SystemClock
 from nvmet_p2p.config import Settings
-from nvmet_p2p.dataplane.port import DataPlane, DataPlaneStatus, IoStat, RdmaStatus
+from nvmet_p2p.dataplane.port import DataPlane, DataPlaneStatus, IoStat, NvmeNamespace, RdmaStatus, SpdkStatus
 from nvmet_p2p.errors import OperatorError
 from nvmet_p2p.server.context import ControllerInfo, QpairInfo, QueueStats
 from nvmet_p2p.server.dispatcher import Dispatcher
@@ -18,7 +18,71 @@ from nvmet_p2p.server.methods import METHODS
 from nvmet_p2p.server.staging.manager import StagingManager, Surroundings
 from nvmet_p2p.state import reconcile
 from nvmet_p2p.state.journal import Journals
-from nvmet_p2p.target.config import BdevConfig, BdevFacts, ListenAddress, TargetConfig
+from nvmet_p2p.target.config import (
+    BdevConfig,
+    BdevFacts,
+    ListenAddress,
+    NvmeControllerConfig,
+    NvmeHotplug,
+    NvmeOptions,
+    TargetConfig,
+)
+from nvmet_p2p.target.operations_bdev import create_bdev
+from nvmet_p2p.target.operations_nvme import bdevs_of, declare_found
+from nvmet_p2p.wire.logpages import SmartLog
+
+
+class FakeNvme:
+    """Attaches what ``there`` has: namespaces by the traddr of a controller."""
+
+    def __init__(self) -> None:
+        self.there: dict[str, list[NvmeNamespace]] = {}
+        self.attached: dict[str, NvmeControllerConfig] = {}
+        self.options = NvmeOptions()
+        self.hotplug = NvmeHotplug(enable=False)
+        self.resets: list[str] = []
+        self.spdk = SpdkStatus(True, "SPDK v26.09", active=True)
+
+    async def attach(self, controller: NvmeControllerConfig) -> None:
+        if controller.traddr not in self.there:
+            raise OperatorError(-errno.ENODEV, f"there is no drive at {controller.traddr}")
+        self.attached[controller.name] = controller
+
+    async def detach(self, name: str) -> None:
+        self.attached.pop(name, None)
+
+    async def set_options(self, options: NvmeOptions) -> None:
+        self.options = options
+
+    async def set_hotplug(self, hotplug: NvmeHotplug) -> None:
+        self.hotplug = hotplug
+
+    async def controllers(self) -> dict[str, dict[str, Any]]:
+        return {name: self._row(name) for name in self.attached}
+
+    def _row(self, name: str) -> dict[str, Any]:
+        facts = {"serial": "S1 ", "model": "A drive", "firmware": "1.0", "vendor_id": 0x1B36, "subnqn": "nqn.x:s"}
+        return facts | {"name": name, "state": "enabled", "cntlid": 7, "hostnqn": "nqn.x:us", "resets": 3}
+
+    def shown(self, name: str) -> dict[str, Any] | None:
+        return self._row(name) if name in self.attached else None
+
+    async def namespaces(self, name: str) -> tuple[NvmeNamespace, ...]:
+        return tuple(self.there[self.attached[name].traddr]) if name in self.attached else ()
+
+    async def reset(self, name: str) -> None:
+        self.resets.append(name)
+
+    async def health(self, name: str) -> bytes:
+        return SmartLog(
+            composite_temperature=310,
+            percentage_used=4,
+            data_units_read=1 << 70,
+            temperature_sensors=(300, 301) + (0,) * 6,
+        ).build()
+
+    async def status(self) -> SpdkStatus:
+        return self.spdk
 
 
 class FakeDataPlane:
@@ -27,6 +91,7 @@ class FakeDataPlane:
     pools = None
 
     def __init__(self) -> None:
+        self.nvme: FakeNvme | None = FakeNvme()
         self.stats: dict[str, IoStat] = {}
         self.refreshes = 0
         self.rdma = RdmaStatus(False, "the fake has none")
@@ -108,6 +173,10 @@ class FakeContext:
 
     async def commit(self, new: TargetConfig) -> None:
         plan = reconcile.plan(self.config, new)
+        nvme = self.fake_dataplane.nvme
+        for controller in plan.attach:
+            assert nvme is not None
+            await nvme.attach(controller)
         opened = {config.name: self._open(config) for config in plan.open_bdevs}
         opened |= {config.name: self._open(config) for _, config in plan.resize_bdevs}
         for address in plan.bind:
@@ -116,6 +185,9 @@ class FakeContext:
         self.facts |= opened
         for config in plan.close_bdevs:
             self.facts.pop(config.name, None)
+        for name in plan.detach:
+            assert nvme is not None
+            await nvme.detach(name)
         self.config = new
         self.commits += 1
 
@@ -129,6 +201,17 @@ class FakeContext:
                 raise OperatorError(-errno.ENOENT, f"{os.strerror(errno.ENOENT)}: {config.filename}")
             num_blocks = self.files[config.filename] // block_size
         return BdevFacts(name=config.name, block_size=block_size, num_blocks=num_blocks, readonly=config.readonly)
+
+    async def adopt_namespaces(self, controller: str) -> list[str]:
+        assert self.fake_dataplane.nvme is not None
+        found = await self.fake_dataplane.nvme.namespaces(controller)
+        pairs = [(namespace.name, namespace.uuid) for namespace in found if not namespace.refused]
+        await self.commit(declare_found(create_bdev, self.config, controller, pairs, self.new_uuid))
+        return [bdev.name for bdev in bdevs_of(self.config, controller)]
+
+    def absent_controllers(self) -> Mapping[str, str]:
+        attached = self.fake_dataplane.nvme.attached if self.fake_dataplane.nvme is not None else {}
+        return dict.fromkeys(self.config.nvme_controllers.keys() - attached.keys(), "it is not there")
 
     def unbound(self) -> list[ListenAddress]:
         return []

@@ -132,7 +132,7 @@ class FakePlane:
         self.folder = folder
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.answers: dict[str, Any] = {
-            "bdev_get_bdevs": [], "p2p_get_pools": [], "p2p_get_staging": [],
+            "bdev_get_bdevs": [], "bdev_nvme_get_controllers": [], "p2p_get_pools": [], "p2p_get_staging": [],
             "bdev_get_iostat": {"bdevs": []}, "p2p_get_queues": [],
             "spdk_get_version": {"version": "fake"}, "bdev_malloc_create": FACTS,
             "p2p_get_info": {"rdma": {"built": True}},

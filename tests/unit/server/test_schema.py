@@ -16,6 +16,7 @@ from nvmet_p2p.server import openrpc
 from nvmet_p2p.server.methods import METHODS
 from nvmet_p2p.server.schema import Param, params_of
 from nvmet_p2p.target.request_types import decode
+from nvmet_p2p.target.requests_nvme import MultipathOpts
 from nvmet_p2p.target.requests_nvmf import AdminPassthru, ListenAddressParams, NamespaceParams
 from tests.unit.server.fake_context import Api
 
@@ -25,6 +26,7 @@ OBJECTS: dict[str, type[msgspec.Struct]] = {
     "nvmf_listen_address": ListenAddressParams,
     "nvmf_namespace": NamespaceParams,
     "nvmf_admin_cmd_passthru": AdminPassthru,
+    "bdev_nvme_multipath_opts": MultipathOpts,
 }
 SPDK_TYPES = {
     "string": "string",
@@ -83,6 +85,8 @@ PROMISED = """
     bdev_error_inject_error bdev_set_qos_limit bdev_enable_histogram bdev_get_histogram
     bdev_cmb_create bdev_cmb_delete p2p_set_staging p2p_get_staging p2p_get_pools p2p_get_providers p2p_get_map
     p2p_doctor p2p_explain p2p_calibrate p2p_emulated_pool_create p2p_emulated_pool_delete
+    bdev_nvme_attach_controller bdev_nvme_detach_controller bdev_nvme_get_controllers bdev_nvme_reset_controller
+    bdev_nvme_get_controller_health_info bdev_nvme_set_options bdev_nvme_set_hotplug p2p_nvme_expect_namespace
     rpc.discover
 """
 

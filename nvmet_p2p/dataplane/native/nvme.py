@@ -1,0 +1,180 @@
+"""NVMe controllers that the native data plane drives itself, with SPDK: what it was told, and again after a restart."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+import structlog
+
+from nvmet_p2p.dataplane.port import NvmeNamespace, SpdkStatus
+from nvmet_p2p.errors import OperatorError
+from nvmet_p2p.target.config import NvmeControllerConfig, NvmeHotplug, NvmeOptions
+from nvmet_p2p.target.validate import METHOD_NOT_FOUND
+
+log = structlog.get_logger()
+
+Call = Callable[..., Awaitable[Any]]
+NOT_BUILT: Final = "nvmet-p2p-dataplane is built without SPDK"
+REFILL_S: Final = 5.0  # a target that does not answer holds up no restart: the daemon tries it again
+PATH: Final = ("trtype", "traddr", "adrfam", "trsvcid", "subnqn", "hostnqn", "hostaddr", "hostsvcid")
+
+
+def attach_params(controller: NvmeControllerConfig, options: NvmeOptions) -> dict[str, Any]:
+    """Parameters of the data plane's bdev_nvme_attach_controller; the options give the times that are not set."""
+    given: dict[str, Any] = {"name": controller.name}
+    given |= {name: getattr(controller, name) for name in PATH if getattr(controller, name)}
+    if controller.trtype == "TCP":
+        given |= {"hdgst": controller.hdgst, "ddgst": controller.ddgst}
+    for name in ("ctrlr_loss_timeout_sec", "reconnect_delay_sec", "fast_io_fail_timeout_sec"):
+        value = getattr(controller, name)
+        given[name] = getattr(options, name) if value is None else value
+    return given
+
+
+def options_params(options: NvmeOptions) -> dict[str, Any]:
+    """Parameters of the data plane's bdev_nvme_set_options: all that it knows, always."""
+    names = [name for name in NvmeOptions.__struct_fields__ if name != "hints"]
+    return {name: getattr(options, name) for name in names}
+
+
+def is_same(controller: NvmeControllerConfig, shown: Mapping[str, Any]) -> bool:
+    """Whether a controller that is attached is the one that is wanted."""
+    wanted = (controller.trtype.lower(), controller.traddr, controller.trsvcid)
+    there = (str(shown.get("trtype", "")).lower(), shown.get("traddr", ""), shown.get("trsvcid") or "")
+    return wanted == there and (not controller.subnqn or controller.subnqn == shown.get("subnqn"))
+
+
+def namespaces_of(rows: Any) -> tuple[NvmeNamespace, ...]:
+    """The namespaces in an answer: a list, or the member of that name."""
+    found = rows.get("namespaces", ()) if isinstance(rows, dict) else rows
+    return tuple(
+        NvmeNamespace(row["name"], int(row["nsid"]), row.get("uuid") or "", row.get("refused") or "") for row in found
+    )
+
+
+class NativeNvme:
+    """Implements ``port.NvmePlane``. ``call`` makes a JSON-RPC call as ``NativeDataPlane._call`` does."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._attached: dict[str, NvmeControllerConfig] = {}
+        self._options = NvmeOptions()
+        self._hotplug = NvmeHotplug(enable=False)
+        self._shown: dict[str, dict[str, Any]] = {}
+
+    async def _ask(self, method: str, params: Mapping[str, Any] | None = None, **options: bool) -> Any:
+        try:
+            return await self._call(method, dict(params or {}), **options)
+        except OperatorError as error:
+            if error.code == METHOD_NOT_FOUND:
+                raise OperatorError(-errno.EOPNOTSUPP, NOT_BUILT) from None
+            raise
+
+    async def attach(self, controller: NvmeControllerConfig) -> None:
+        """One that is there already, of another daemon or of a call that took too long, is taken over."""
+        try:
+            await self._ask("bdev_nvme_attach_controller", attach_params(controller, self._options))
+        except OperatorError as error:
+            if error.code not in (-errno.EEXIST, -errno.EALREADY):
+                raise
+            (shown,) = await self._ask("bdev_nvme_get_controllers", {"name": controller.name})
+            if not is_same(controller, shown):
+                raise
+        self._attached[controller.name] = controller
+
+    async def detach(self, name: str) -> None:
+        self._attached.pop(name, None)
+        self._shown.pop(name, None)
+        try:
+            await self._ask("bdev_nvme_detach_controller", {"name": name})
+        except OperatorError as error:
+            if error.code not in (-errno.ENODEV, -errno.ENOTCONN):  # gone with the helper
+                raise
+
+    async def set_options(self, options: NvmeOptions) -> None:
+        await self._ask("bdev_nvme_set_options", options_params(options))
+        self._options = options
+
+    async def set_hotplug(self, hotplug: NvmeHotplug) -> None:
+        await self._ask("bdev_nvme_set_hotplug", {"enable": hotplug.enable, "period_us": hotplug.period_us})
+        self._hotplug = hotplug
+
+    async def controllers(self) -> dict[str, dict[str, Any]]:
+        try:
+            rows = await self._ask("bdev_nvme_get_controllers", wait=False)
+        except OperatorError as error:
+            if error.code != -errno.EOPNOTSUPP:
+                raise
+            rows = []
+        self._shown = {row["name"]: row for row in rows}
+        return self._shown
+
+    def shown(self, name: str) -> dict[str, Any] | None:
+        return self._shown.get(name)
+
+    async def namespaces(self, name: str) -> tuple[NvmeNamespace, ...]:
+        found = (await self.controllers()).get(name)
+        return namespaces_of(found) if found is not None else ()
+
+    async def reset(self, name: str) -> None:
+        await self._ask("bdev_nvme_reset_controller", {"name": name})
+
+    async def health(self, name: str) -> bytes:
+        answer = await self._ask("bdev_nvme_get_controller_health_info", {"name": name})
+        return bytes.fromhex(answer["page"])
+
+    async def status(self) -> SpdkStatus:
+        try:
+            info = (await self._call("p2p_get_info", wait=False)).get("spdk") or {}
+        except OperatorError as error:
+            return SpdkStatus(False, reason=error.message)
+        if not info.get("built"):
+            return SpdkStatus(False, reason=NOT_BUILT)
+        return SpdkStatus(True, str(info.get("version") or ""), bool(info.get("active")))
+
+    async def leave(self, call: Call) -> None:
+        """An orderly stop leaves a helper that is not ours without controllers."""
+        for name in self._attached:
+            with contextlib.suppress(OperatorError):
+                await call("bdev_nvme_detach_controller", {"name": name})
+
+    # -- a new helper ------------------------------------------------------------------------------------------------
+
+    async def refill(self, call: Call) -> None:
+        """Gives the controllers to a new helper, before the back ends on them. One that it cannot have is absent.
+
+        Raises ``LinkLostError`` if the helper goes as well.
+        """
+        self._shown = {}
+        if self._options != NvmeOptions():
+            await _tolerant(call, "bdev_nvme_set_options", options_params(self._options))
+        wanted = dict(self._attached)
+        answers = await asyncio.gather(
+            *(self._attach_again(call, controller) for controller in wanted.values()), return_exceptions=True
+        )
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+        if self._hotplug.enable:
+            hotplug = {"enable": True, "period_us": self._hotplug.period_us}
+            await _tolerant(call, "bdev_nvme_set_hotplug", hotplug)
+
+    async def _attach_again(self, call: Call, controller: NvmeControllerConfig) -> None:
+        params = attach_params(controller, self._options)
+        try:
+            async with asyncio.timeout(REFILL_S):
+                await _tolerant(call, "bdev_nvme_attach_controller", params, controller.name)
+        except TimeoutError:
+            log.error("nvme.absent", controller=controller.name, reason=f"it did not come within {REFILL_S:g} s")
+
+
+async def _tolerant(call: Call, method: str, params: dict[str, Any], name: str = "") -> None:
+    try:
+        await call(method, params)
+    except OperatorError as error:
+        if error.code not in (-errno.EEXIST, -errno.EALREADY):
+            log.error("nvme.absent", controller=name, method=method, reason=error.message)

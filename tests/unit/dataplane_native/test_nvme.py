@@ -1,0 +1,164 @@
+"""NVMe controllers of the native data plane: what the helper is told, and again after a restart."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from typing import Any
+
+import pytest
+
+from nvmet_p2p.dataplane.native import calls, nvme
+from nvmet_p2p.dataplane.native.nvme import NOT_BUILT, NativeNvme
+from nvmet_p2p.dataplane.port import NvmeNamespace
+from nvmet_p2p.errors import OperatorError
+from nvmet_p2p.target.config import BdevConfig, NvmeControllerConfig, NvmeHotplug, NvmeOptions
+from tests.unit.dataplane_native.test_pools import FakeHelper
+
+DRIVE = NvmeControllerConfig(name="Nvme0", trtype="PCIe", traddr="0000:04:00.0")
+FAR = NvmeControllerConfig(
+    name="Far", trtype="TCP", traddr="192.0.2.9", adrfam="IPv4", trsvcid="4420", subnqn="nqn.x:far", ddgst=True,
+    ctrlr_loss_timeout_sec=9, reconnect_delay_sec=2,
+)  # fmt: skip
+ROWS = [
+    {
+        "name": "Nvme0",
+        "trtype": "PCIe",
+        "traddr": "0000:04:00.0",
+        "trsvcid": "",
+        "subnqn": "nqn.x:drive",
+        "state": "enabled",
+        "namespaces": [
+            {"nsid": 1, "name": "Nvme0n1", "uuid": None, "refused": ""},
+            {"nsid": 2, "name": "Nvme0n2", "uuid": "u", "refused": "it has metadata"},
+        ],
+    }
+]
+
+
+class Helper(FakeHelper):
+    """Also takes the options of ``NativeDataPlane._call``."""
+
+    async def call(self, method: str, params: dict[str, Any] | None = None, *, wait: bool = True) -> Any:
+        return await super().call(method, params)
+
+
+@pytest.fixture
+def helper() -> Helper:
+    made = Helper()
+    made.answers["bdev_nvme_get_controllers"] = ROWS
+    return made
+
+
+@pytest.fixture
+def native(helper: Helper) -> NativeNvme:
+    return NativeNvme(helper.call)
+
+
+async def test_what_is_told(helper: Helper, native: NativeNvme) -> None:
+    await native.set_options(NvmeOptions(timeout_us=7, ctrlr_loss_timeout_sec=5, reconnect_delay_sec=1))
+    await native.attach(DRIVE)
+    await native.attach(FAR)
+    (_, options), (_, drive), (_, far) = helper.told()
+    assert options["timeout_us"] == 7
+    assert "hints" not in options
+    times = {"ctrlr_loss_timeout_sec": 5, "reconnect_delay_sec": 1, "fast_io_fail_timeout_sec": 0}
+    assert drive == {"name": "Nvme0", "trtype": "PCIe", "traddr": "0000:04:00.0"} | times
+    assert far == {
+        "name": "Far", "trtype": "TCP", "traddr": "192.0.2.9", "adrfam": "IPv4", "trsvcid": "4420",
+        "subnqn": "nqn.x:far", "hdgst": False, "ddgst": True, "ctrlr_loss_timeout_sec": 9, "reconnect_delay_sec": 2,
+        "fast_io_fail_timeout_sec": 0,
+    }  # fmt: skip
+
+
+async def test_its_namespaces(native: NativeNvme) -> None:
+    assert await native.namespaces("Nvme0") == (
+        NvmeNamespace("Nvme0n1", 1),
+        NvmeNamespace("Nvme0n2", 2, "u", "it has metadata"),
+    )
+    assert await native.namespaces("Far") == ()
+    assert native.shown("Nvme0") == ROWS[0]
+
+
+def test_a_namespace_is_opened_as_every_bdev() -> None:
+    config = BdevConfig(name="Nvme0n1", kind="nvme", uuid="u", controller="Nvme0", nsid=1)
+    method, params = calls.create_bdev(config)
+    assert (method, params) == ("bdev_nvme_create", {"name": "Nvme0n1", "ctrlr": "Nvme0", "nsid": 1, "uuid": "u"})
+    shown = {"driver_specific": {"config": {"method": method, "params": params}}}
+    assert calls.is_same_bdev(config, shown)
+    assert calls.kind_of(shown) == "nvme"
+
+
+async def test_one_that_is_there_is_taken_over(helper: Helper, native: NativeNvme) -> None:
+    helper.answers["bdev_nvme_attach_controller"] = OperatorError(-errno.EEXIST, "there is one")
+    await native.attach(DRIVE)
+    with pytest.raises(OperatorError, match="there is one"):
+        await native.attach(NvmeControllerConfig(name="Nvme0", trtype="PCIe", traddr="0000:05:00.0"))
+
+
+async def test_built_without(helper: Helper, native: NativeNvme) -> None:
+    unknown = OperatorError(-32601, "Method not found")
+    helper.answers |= {"bdev_nvme_attach_controller": unknown, "bdev_nvme_get_controllers": unknown}
+    with pytest.raises(OperatorError, match="built without SPDK") as caught:
+        await native.attach(DRIVE)
+    assert caught.value.code == -errno.EOPNOTSUPP
+    assert await native.controllers() == {}
+    helper.answers["p2p_get_info"] = {}
+    assert (await native.status()).reason == NOT_BUILT
+    helper.answers["p2p_get_info"] = {"spdk": {"built": True, "version": "SPDK v26.09", "active": False}}
+    status = await native.status()
+    assert (status.built, status.version, status.active) == (True, "SPDK v26.09", False)
+
+
+async def test_detached_once_more(helper: Helper, native: NativeNvme) -> None:
+    helper.answers["bdev_nvme_detach_controller"] = OperatorError(-errno.ENODEV, "no")
+    await native.detach("Nvme0")
+    helper.answers["bdev_nvme_detach_controller"] = OperatorError(-errno.EBUSY, "a pool holds it")
+    with pytest.raises(OperatorError, match="a pool holds it"):
+        await native.detach("Nvme0")
+
+
+async def test_health(helper: Helper, native: NativeNvme) -> None:
+    helper.answers["bdev_nvme_get_controller_health_info"] = {"page": "01ff" + "00" * 510}
+    assert await native.health("Nvme0") == b"\x01\xff" + bytes(510)
+
+
+class TestRestart:
+    async def test_all_again_in_order(self, helper: Helper, native: NativeNvme) -> None:
+        await native.set_options(NvmeOptions(timeout_us=7))
+        await native.attach(DRIVE)
+        await native.attach(FAR)
+        await native.detach("Far")
+        await native.set_hotplug(NvmeHotplug(enable=True, period_us=5))
+        helper.told()
+        await native.refill(helper.call)
+        told = helper.told()
+        assert [method for method, _ in told] == [
+            "bdev_nvme_set_options",
+            "bdev_nvme_attach_controller",
+            "bdev_nvme_set_hotplug",
+        ]
+        assert told[1][1]["name"] == "Nvme0"
+
+    async def test_nothing_to_say(self, helper: Helper, native: NativeNvme) -> None:
+        await native.refill(helper.call)
+        assert helper.told() == []
+
+    async def test_one_that_is_gone_does_not_stop_the_others(self, helper: Helper, native: NativeNvme) -> None:
+        await native.attach(DRIVE)
+        await native.attach(FAR)
+        helper.answers["bdev_nvme_attach_controller Nvme0"] = OperatorError(-errno.ENODEV, "gone")
+        helper.told()
+        await native.refill(helper.call)
+        assert [params["name"] for _, params in helper.told()] == ["Nvme0", "Far"]
+
+    async def test_one_that_does_not_answer_holds_up_nothing(
+        self, native: NativeNvme, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(nvme, "REFILL_S", 0.01)
+        await native.attach(DRIVE)
+
+        async def silent(_: str, __: dict[str, Any]) -> Any:
+            await asyncio.Event().wait()
+
+        await native.refill(silent)
