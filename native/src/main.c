@@ -22,6 +22,7 @@
 #include "loop.h"
 #include "rpc_methods.h"
 #include "sd_notify.h"
+#include "spdk.h"
 
 #define ACTIVITY_SLOTS 65536u
 #define SPIN_US_MAX 1000000
@@ -149,7 +150,8 @@ static void parse_option(int option)
 		settings.log_format = optarg;
 		break;
 	case 'v':
-		puts("nvmet-p2p-dataplane " DP_VERSION);
+		printf("nvmet-p2p-dataplane " DP_VERSION "%s%s\n", dp_spdk_built() ? " with " : "",
+		       dp_spdk_built() ? dp_spdk_version() : "");
 		exit(0);
 	case 'h':
 		fputs(usage_text, stdout);
