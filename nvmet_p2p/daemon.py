@@ -76,7 +76,13 @@ class Daemon:
         )
         self.staging = StagingManager(settings, dataplane.pools, self.clock, Journals(settings.state_dir), around)
         self._staging_task: asyncio.Task[None] | None = None
-        self.drives = Drives(dataplane, lambda: self._config, self._facts.__contains__, self._adopt_late)
+        self.drives = Drives(
+            dataplane,
+            lambda: self._config,
+            self._facts.__contains__,
+            self._adopt_late,
+            self.staging.changing_hands,
+        )
         self._adopting: set[asyncio.Task[None]] = set()
         self._closing: set[asyncio.Task[None]] = set()
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from nvmet_p2p.p2p.choice import Calibration
+from nvmet_p2p.p2p.vfio import VfioMemory
 from nvmet_p2p.protocol.tcp_common import TcpParams
 from nvmet_p2p.target.config import (
     BdevConfig,
@@ -158,14 +159,15 @@ class QueueStat:
     outstanding: int = 0
 
 
-PoolKind = Literal["p2pmem", "emulated"]
+PoolKind = Literal["p2pmem", "emulated", "spdk_cmb"]
 CopyRoute = Literal["device", "reflink", "pool", "host"]
 HOST_POOL = "host"  # host memory, where pools are counted
 
 
 @dataclass(frozen=True, slots=True)
 class PoolSpec:
-    """A pool to make: ``size`` bytes (whole granules of 4096) of the file ``path`` (p2pmem), or emulated."""
+    """A pool to make: ``size`` bytes (whole granules of 4096) of the file ``path`` (p2pmem), or emulated; or of the
+    memory of a drive on vfio-pci (spdk_cmb; 0: all of it)."""
 
     name: str
     kind: PoolKind
@@ -175,7 +177,8 @@ class PoolSpec:
 
 @dataclass(frozen=True, slots=True)
 class PoolState:
-    """A pool as it is now; sizes in bytes. ``allowed``: bdevs that may use it. ``why``: it was lost."""
+    """A pool as it is now; sizes in bytes. ``allowed``: bdevs that may use it. ``why``: it was lost. ``device``: what a
+    drive on vfio-pci has, as the data plane shows it."""
 
     name: str
     kind: PoolKind
@@ -187,6 +190,7 @@ class PoolState:
     lost: bool = False
     why: str = ""
     allowed: tuple[str, ...] = ()
+    device: dict[str, Any] | None = None
 
 
 @dataclass(slots=True)
@@ -320,6 +324,10 @@ class PoolPlane(Protocol):
         Hosts' I/O on the bdev waits meanwhile. ``journal`` is the path of a file that exists for that time.
         -EBUSY: it is being done already.
         """
+        ...
+
+    async def probe(self, bdf: str) -> VfioMemory:
+        """What memory a drive on vfio-pci has. -ENOENT, -ENOTSUP: none for data; -EPERM, -EBUSY: in other hands."""
         ...
 
     async def allow(self, name: str, bdev: str, allowed: bool) -> None:

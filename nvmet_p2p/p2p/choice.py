@@ -22,7 +22,7 @@ from nvmet_p2p.p2p.topology import Topology
 GRANULE: Final = 4096  # of a pool
 NOISE: Final = 0.05  # two runs of one measurement differ by so much: less is not "slower"
 
-Kind = Literal["p2pmem", "emulated"]
+Kind = Literal["p2pmem", "emulated", "spdk_cmb"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +188,7 @@ def candidates_for(
         found.append(
             Candidate(
                 pool=bdf,
+                kind=provider.kind,
                 usable=usable,
                 reason=reason,
                 remedy=remedy,
@@ -211,7 +212,7 @@ def candidates_for(
 
 def ranking(candidates: Iterable[Candidate], load: Mapping[str, int] | None = None) -> tuple[str, ...]:
     """The peer memory pools that every client reaches, nearest first: the order in which to calibrate them."""
-    fit = (candidate for candidate in candidates if candidate.kind == "p2pmem" and candidate.unfit() is None)
+    fit = (candidate for candidate in candidates if candidate.kind != "emulated" and candidate.unfit() is None)
     return tuple(candidate.pool for candidate in _ranked(fit, load or {}))
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nvmet_p2p.p2p.topology import Device, HostBridge, Topology
+from nvmet_p2p.p2p.vfio import is_vfio
 
 MapType = Literal["same-device", "bus-address", "host-bridge", "none"]
 
@@ -54,7 +55,11 @@ def distance(topology: Topology, provider_bdf: str, client_bdf: str) -> Verdict:
         return Verdict(
             provider_bdf, client_bdf, False, 0, "none", "absent", f"there is no PCI device {missing}", "plug it in"
         )
+    if client.is_nvme and provider is not client and is_vfio(provider.driver) != is_vfio(client.driver):
+        return _other_driver(provider, client)
     cost, common = _walk(provider, client)
+    if is_vfio(client.driver) and provider is not client:
+        return _translated(topology, provider, client, cost)
     redirects, certain = _redirects(topology, provider, client, common)
     if common is not None and not redirects:
         kind: MapType = "same-device" if provider is client else "bus-address"
@@ -68,6 +73,31 @@ def distance(topology: Topology, provider_bdf: str, client_bdf: str) -> Verdict:
             certain=certain,
         )
     return _through_host_bridge(topology, provider, client, cost, redirects if common is not None else (), certain)
+
+
+def _other_driver(provider: Device, client: Device) -> Verdict:
+    """One of the two is the kernel's, the other in user space: neither can name the other's memory."""
+    cost = _walk(provider, client)[0]
+    if is_vfio(provider.driver):
+        code = "kernel-drive"
+        reason = f"{provider.bdf} is on vfio-pci, and a drive of the kernel's can do no DMA to such memory (EFAULT)"
+        remedy = f"bind {client.bdf} to vfio-pci (nvmet-p2p setup bind) and attach it (bdev_nvme_attach_controller)"
+    else:
+        code = "vfio-drive"
+        reason = f"the kernel gives out the memory of {provider.bdf}, which a drive on vfio-pci does not reach"
+        remedy = f"bind {provider.bdf} to vfio-pci as well (nvmet-p2p setup bind)"
+    return Verdict(provider.bdf, client.bdf, False, cost, "none", code, reason, remedy)
+
+
+def _translated(topology: Topology, provider: Device, client: Device, cost: int) -> Verdict:
+    """Both on vfio-pci. What the client asks for is an address of its IOMMU's, which no switch on the way knows: it
+    goes up to the root complex and back. The kernel's list is of no account for VFIO; it says what to expect."""
+    host_a, host_b = topology.host_bridge_of(provider.bdf), topology.host_bridge_of(client.bdf)
+    why = _untrusted(topology, host_a, host_b)
+    cautions = list(_host_cautions(provider, client, host_a, host_b, ()))
+    if why:
+        cautions.insert(0, f"it goes by the root complex, and {why}; calibration decides")
+    return Verdict(provider.bdf, client.bdf, True, cost, "host-bridge", cautions=tuple(cautions))
 
 
 def _walk(provider: Device, client: Device) -> tuple[int, str | None]:

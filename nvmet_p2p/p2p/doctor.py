@@ -19,9 +19,10 @@ from nvmet_p2p.p2p.providers import Provider
 from nvmet_p2p.p2p.rdma import reaches
 from nvmet_p2p.p2p.report import VERSION, PoolState, Staged, shown_clients
 from nvmet_p2p.p2p.topology import Device, Topology
+from nvmet_p2p.p2p.vfio import NOTHING, UNSEEN, is_vfio
 
 Severity = Literal["problem", "note"]
-NOTES: Final = ("no-cmb", "driver-not-nvme")  # of a drive that offers no memory: ordinary things
+NOTES: Final = ("no-cmb", "driver-not-nvme", UNSEEN, NOTHING)  # of a drive that offers no memory: ordinary things
 KERNEL_CODES: Final = ("kernel-too-old", "no-p2pdma")  # said once, not for each drive
 TAKEN_SHARE: Final = 20  # a twentieth of a CMB taken by others is worth a word
 SMALL_BYTES: Final = 1 << 20  # the largest transfer that this target offers to hosts
@@ -142,12 +143,13 @@ def _usable(topology: Topology, provider: Provider, mapped: int) -> Iterator[Fin
 
 def _reach(topology: Topology) -> Iterator[Finding]:
     """Drives that no provider reaches, then pairs that are refused or doubtful, each kind once."""
-    providers = [provider.bdf for provider in topology.providers.values() if provider.usable]
-    drives = [device for device in shown_clients(topology) if device.is_nvme and device.driver == "nvme"]
+    drives = [device for device in shown_clients(topology) if device.is_nvme and _driven(device)]
     refused: dict[str, list[Verdict]] = {}
     doubtful: dict[str, list[Verdict]] = {}
     for drive in drives:
-        verdicts = [distance(topology, bdf, drive.bdf) for bdf in providers]
+        kind = "spdk_cmb" if is_vfio(drive.driver) else "p2pmem"
+        providers = [provider for provider in topology.providers.values() if provider.usable and provider.kind == kind]
+        verdicts = [distance(topology, provider.bdf, drive.bdf) for provider in providers]
         if verdicts and not any(verdict.ok for verdict in verdicts):
             nearest = min(verdicts, key=lambda verdict: (verdict.cost, verdict.provider))
             reason = f"it reaches no provider; the nearest, {nearest.provider}: {nearest.reason}"
@@ -162,6 +164,10 @@ def _reach(topology: Topology) -> Iterator[Finding]:
         yield Finding("note", code, _pairs(found), found[0].reason, found[0].remedy)
     for code, found in doubtful.items():
         yield Finding("note", code, _pairs(found), found[0].cautions[0], _doubt_remedy(code, found))
+
+
+def _driven(device: Device) -> bool:
+    return device.driver == "nvme" or is_vfio(device.driver)
 
 
 def _doubts(topology: Topology, drive: Device, verdict: Verdict) -> Iterator[str]:

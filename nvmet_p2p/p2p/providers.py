@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from nvmet_p2p.p2p.cmb import KERNEL_ALIGNMENT, CmbCaps, PmrCaps, decode_registers
 from nvmet_p2p.p2p.kernel_lists import USERSPACE_P2P, kernel_text
 from nvmet_p2p.p2p.sysfs import Proc, Sysfs
+from nvmet_p2p.p2p.vfio import UNSEEN, VfioMemory, is_vfio
 
 if TYPE_CHECKING:
     from nvmet_p2p.p2p.topology import Device
@@ -29,7 +30,8 @@ class Provider:
     ``size`` and ``available`` in bytes; ``available`` is what nobody has taken yet, neither the nvme driver for its own
     submission queues nor a data plane for its pool: 0 does not make it unusable for who has it. ``allocate``: the
     absolute path to mmap(), ``None`` if there is none. ``registered``: the kernel has taken the memory for peers.
-    ``code`` names the reason for programs, "ok" if ``usable``.
+    ``code`` names the reason for programs, "ok" if ``usable``. ``kind`` is that of a pool in it: "p2pmem" from the
+    kernel's nvme driver, "spdk_cmb" if the drive is on vfio-pci, whose memory is ``vfio`` once somebody has looked.
     """
 
     bdf: str
@@ -44,6 +46,8 @@ class Provider:
     code: str = "ok"
     reason: str = ""
     remedy: str = ""
+    kind: Literal["p2pmem", "spdk_cmb"] = "p2pmem"
+    vfio: VfioMemory | None = None
 
 
 def read_providers(
@@ -102,6 +106,18 @@ def _missing_directions(cmb: CmbCaps | None) -> str:
 def _without_memory(
     proc: Proc, device: Device, cmb: CmbCaps | None, pmr: PmrCaps | None, p2pdma: bool | None
 ) -> Provider:
+    if is_vfio(device.driver):
+        return Provider(
+            device.bdf,
+            size=cmb.size if cmb else 0,
+            cmb=cmb,
+            pmr=pmr,
+            code=UNSEEN,
+            reason=f"driver {device.driver} has it: what memory it has is not looked at before somebody names it, as "
+            "it may be meant for a virtual machine",
+            remedy="name it in a policy (p2p_set_staging), or attach it (bdev_nvme_attach_controller)",
+            kind="spdk_cmb",
+        )
     code, reason, remedy = _why_not(proc, device, cmb, p2pdma)
     size = cmb.size if cmb else 0
     return Provider(device.bdf, size=size, cmb=cmb, pmr=pmr, code=code, reason=reason, remedy=remedy)

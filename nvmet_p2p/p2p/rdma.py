@@ -77,7 +77,7 @@ def _reach(topology: Topology, device: RdmaDevice, provider: Provider) -> Reach:
     if device.driver not in IMPORTERS:
         reason = f"driver {device.driver or '(none)'} of {device.name} makes no memory region of a dma-buf"
         return no("rdma-no-import", reason, "use an adapter whose driver does (mlx5, irdma, bnxt_re, efa, ionic, mana)")
-    if topology.devices[provider.bdf].driver != "vfio-pci":
+    if provider.kind != "spdk_cmb":
         kernel = topology.proc.kernel
         reason = (
             "the kernel's nvme driver exports no dma-buf of its CMB, and ibv_reg_mr pins, which peer memory forbids"
@@ -86,4 +86,6 @@ def _reach(topology: Topology, device: RdmaDevice, provider: Provider) -> Reach:
         if kernel is not None and kernel < VFIO_DMABUF:
             remedy += f" from Linux 6.19 on (this is {kernel_text(topology.proc)})"
         return no("rdma-no-export", reason, remedy)
+    if provider.vfio is not None and not provider.vfio.dma_buf:
+        return no("rdma-no-export", provider.vfio.no_dma_buf, "Linux 6.19 or newer; a drive that SPDK has not attached")
     return Reach(device, provider.bdf, True, "ok", "", "")

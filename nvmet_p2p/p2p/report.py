@@ -109,6 +109,8 @@ def provider_document(provider: Provider) -> dict[str, Any]:
         "remedy": provider.remedy,
         "cmb": None if provider.cmb is None else {**asdict(provider.cmb), "supports": list(provider.cmb.names())},
         "pmr": None if provider.pmr is None else asdict(provider.pmr),
+        "kind": provider.kind,
+        "vfio": None if provider.vfio is None else asdict(provider.vfio),
     }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, TypeVar
 
 import structlog
@@ -30,7 +31,8 @@ NO_DRIVER: Final = "the in-process data plane has no NVMe driver; the native one
 
 
 class Drives:
-    """``found`` is called with the name of a controller that was attached late."""
+    """``found`` is called with the name of a controller that was attached late. Inside of ``changing`` (a PCI address)
+    nobody else has anything to do with a drive."""
 
     def __init__(
         self,
@@ -38,11 +40,14 @@ class Drives:
         model: Callable[[], TargetConfig],
         is_open: Callable[[str], bool],
         found: Callable[[str], Awaitable[None]],
+        changing: Callable[[str], AbstractAsyncContextManager[None]],
     ) -> None:
         self._dataplane = dataplane
         self._model = model
         self._is_open = is_open
         self._found = found
+        self._changing = changing
+        self._addresses: dict[str, str] = {}  # of the drives that were attached
         self._busy: dict[str, asyncio.Lock] = {}
         self.absent: dict[str, str] = {}  # controllers, and why
         self._due: dict[str, tuple[float, float]] = {}  # when an absent one is tried again, and the pause after that
@@ -62,7 +67,7 @@ class Drives:
     async def attach(self, controller: NvmeControllerConfig) -> None:
         """Raises ``OperatorError``: it is not there, or the data plane has no such thing."""
         async with self._busy.setdefault(controller.name, asyncio.Lock()):
-            await self._nvme().attach(controller)
+            await self._attach(controller)
             self._is_there(controller.name)
 
     async def detach(self, name: str) -> None:
@@ -70,10 +75,26 @@ class Drives:
         async with self._busy.setdefault(name, asyncio.Lock()):
             self._is_there(name)
             try:
-                await self._nvme().detach(name)
+                await self._detach(name)
             except OperatorError as error:
                 log.error("nvme.not_detached", controller=name, reason=error.message)
         self._busy.pop(name, None)
+
+    async def _attach(self, controller: NvmeControllerConfig) -> None:
+        if controller.trtype != "PCIe":
+            await self._nvme().attach(controller)
+            return
+        async with self._changing(controller.traddr):
+            await self._nvme().attach(controller)
+        self._addresses[controller.name] = controller.traddr
+
+    async def _detach(self, name: str) -> None:
+        address = self._addresses.pop(name, None)
+        if address is None:
+            await self._nvme().detach(name)
+            return
+        async with self._changing(address):
+            await self._nvme().detach(name)
 
     async def set_options(self, options: NvmeOptions) -> None:
         await self._nvme().set_options(options)
@@ -178,8 +199,8 @@ class Drives:
                 return  # it was detached meanwhile
             try:
                 if again:
-                    await self._nvme().detach(name)
-                await self._nvme().attach(controller)
+                    await self._detach(name)
+                await self._attach(controller)
             except OperatorError as error:
                 if first or name not in self.absent:
                     note = "its bdevs come when it does"

@@ -41,6 +41,7 @@ MAGIC: Final = b"nvmet-p2p probe\n"
 VERSION: Final = 1
 HEADER_BYTES: Final = 4096
 LENGTH_MAX: Final = 1 << 24
+NVME: Final = "nvme "  # begins what the data plane calls a drive that it drives itself
 SURE: Final = "drive "  # an identity that the drive itself has given
 _HEADER: Final = struct.Struct("<16sIIQQQ256s256s1024s")
 _CRC_AT: Final = 20
@@ -120,12 +121,35 @@ class Journals:
         name = hashlib.sha256(identity(filename, self._sysfs_root).encode()).hexdigest()[:32]
         return self.folder / f"{name}{SUFFIX}"
 
+    def path_of_bdev(self, name: str) -> Path:
+        """Where the journal of a bdev is that is no file: the data plane tells its drive from another one."""
+        return self.folder / f"{hashlib.sha256(f'{NVME}{name}'.encode()).hexdigest()[:32]}{SUFFIX}"
+
+    def left_on_nvme(self, name: str) -> list[Path]:
+        """The journals that may be of the drive of such a bdev, its own first. Raises ``JournalError``: damaged."""
+        own = self.path_of_bdev(name)
+        found = []
+        for path in sorted(self.folder.glob(f"*{SUFFIX}"), key=lambda path: (path != own, path)):
+            try:
+                if Journal.parse(path.read_bytes()).path.startswith(NVME):
+                    found.append(path)
+            except (OSError, ValueError) as error:
+                if path == own:
+                    raise JournalError(
+                        f"a probe of {name} was interrupted, and the journal of what it had overwritten is damaged "
+                        f"({error}): {path}. Move the file away to open it as it is"
+                    ) from error
+        return found
+
     @contextlib.contextmanager
-    def reserved(self, filename: str) -> Iterator[Path]:
-        """Where the data plane is to write the journal of a probe. Raises ``OperatorError``."""
+    def reserved(self, filename: str, *, bdev: str = "") -> Iterator[Path]:
+        """Where the data plane is to write the journal of a probe of a file, or else of a bdev.
+
+        Raises ``OperatorError``.
+        """
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            path = self.path(filename)
+            path = self.path(filename) if filename else self.path_of_bdev(bdev)
             path.with_name(f"{path.name}{INCOMPLETE}").unlink(missing_ok=True)
         except OSError as error:
             raise OperatorError(-(error.errno or errno.EIO), f"no journal for {filename}: {error.strerror}") from error

@@ -21,6 +21,7 @@ from msgspec.structs import replace
 from nvmet_p2p.dataplane.native import calls
 from nvmet_p2p.dataplane.native.activity import Activity, QueueSlot
 from nvmet_p2p.dataplane.native.helper import Helper, LaunchOptions
+from nvmet_p2p.dataplane.native.leftovers import put_back
 from nvmet_p2p.dataplane.native.messages import (
     Adopted,
     BdevChanged,
@@ -371,6 +372,8 @@ class NativeDataPlane(RdmaMethods):
                 await asyncio.to_thread(self._journals.restore, config)
             method, params = calls.create_bdev(config)
             shown = await helper.call(method, params)
+            if config.kind == "nvme" and self._journals is not None:
+                await put_back(self._journals, helper.call, config.name)
         assert shown is not None
         limits = calls.qos_of(config)
         if any(limits.values()) or any(shown.get("assigned_rate_limits", {}).values()):

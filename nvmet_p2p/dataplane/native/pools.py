@@ -12,6 +12,7 @@ import structlog
 from nvmet_p2p.dataplane.port import CopyRoute, PoolSpec, PoolState, PoolUse, StagingStat
 from nvmet_p2p.errors import OperatorError
 from nvmet_p2p.p2p.choice import Calibration
+from nvmet_p2p.p2p.vfio import VfioMemory
 
 log = structlog.get_logger()
 
@@ -69,6 +70,9 @@ class NativePools:
         if bdev is not None:
             params |= {"bdev": bdev, "journal": journal}
         return Calibration.parse(await self._call("p2p_pool_calibrate", params))
+
+    async def probe(self, bdf: str) -> VfioMemory:
+        return VfioMemory.parse(await self._call("p2p_pool_probe", {"name": bdf}))
 
     async def allow(self, name: str, bdev: str, allowed: bool) -> None:
         if self.is_allowed(name, bdev) == allowed:
@@ -160,6 +164,7 @@ def state_of(shown: dict[str, Any]) -> PoolState:
         lost=bool(shown["lost"]),
         why=str(shown.get("why") or ""),
         allowed=tuple(shown["allowed"]),
+        device=shown.get("device"),
     )
 
 

@@ -135,9 +135,13 @@ class PoolKeeper:
         provider = topology.providers.get(name)
         if provider is None:
             raise OperatorError(-errno.ENODEV, f"there is no device {name} that offers peer memory")
-        if not provider.usable or provider.allocate is None:
+        if not provider.usable:
             remedy = f" ({provider.remedy})" if provider.remedy else ""
             raise OperatorError(-errno.ENODEV, f"{name}: {provider.reason}{remedy}")
+        if provider.kind == "spdk_cmb":
+            most = self._cmb_bytes_max if self._cmb_bytes_max < provider.size else 0  # 0: all of it
+            return PoolSpec(name, "spdk_cmb", await self._plane.create(PoolSpec(name, "spdk_cmb", most)))
+        assert provider.allocate is not None
         free = topology.sysfs.number("bus/pci/devices", name, "p2pmem/available") or 0  # now, not when it was looked at
         if free < limits.POOL_BYTES_MIN:
             text = f"{name}: {free} of its {provider.size} bytes are left, others have the rest"
@@ -171,7 +175,7 @@ class PoolKeeper:
         return result
 
     async def _measure(self, name: str, backing: Backing) -> Calibration:
-        with self._journals.reserved(backing.filename) as journal:
+        with self._journals.reserved(backing.filename, bdev=backing.bdev) as journal:
             try:
                 result = await self._plane.calibrate(name, backing.bdev, str(journal))
             except OperatorError as error:
@@ -210,7 +214,7 @@ class PoolKeeper:
             name
             for name, was in self._identities.items()
             if name in topology.providers
-            and topology.providers[name].allocate is not None
+            and (topology.providers[name].allocate is not None or topology.providers[name].kind == "spdk_cmb")
             and identity(topology, config, name) != was
         ]
 
@@ -246,4 +250,7 @@ def identity(topology: Topology, config: TargetConfig, name: str) -> str:
     if name in emulated:
         return f"{name} emulated {config.emulated_pools[name].size}"
     device = Path(topology.sysfs.path("bus/pci/devices", name))
+    provider = topology.providers.get(name)
+    if provider is not None and provider.kind == "spdk_cmb":
+        return f"{name} {inode(device)} on vfio"
     return f"{name} {inode(device)}.{inode(device / 'p2pmem/allocate')}"

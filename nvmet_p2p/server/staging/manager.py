@@ -32,6 +32,7 @@ from nvmet_p2p.p2p.topology import Topology
 from nvmet_p2p.server.staging import plan
 from nvmet_p2p.server.staging.keeper import PoolKeeper
 from nvmet_p2p.server.staging.plan import Backing, Place, Surveyor, Want
+from nvmet_p2p.server.staging.prober import Prober, drives_named
 from nvmet_p2p.server.staging.watch import MachineWatch
 from nvmet_p2p.state.calibrations import Calibrations, this_boot
 from nvmet_p2p.state.journal import Journals
@@ -98,8 +99,11 @@ class StagingManager:
         self._default = StagingPolicy.parse(settings.staging).mode
         self._sysfs_root = settings.sysfs_root
         self.keeper: PoolKeeper | None = None
+        self._prober: Prober | None = None
+        self._changing: set[str] = set()  # drives that SPDK attaches or detaches
         self._calibrations = Calibrations(settings.state_dir, this_boot())
         if plane is not None:
+            self._prober = Prober(plane, clock)
             self.keeper = PoolKeeper(plane, self._calibrations, journals, clock, settings.cmb_mib << 20)
         self.decisions: dict[Place, Decision] = {}
         self._topology: Topology | None = None
@@ -155,13 +159,42 @@ class StagingManager:
         self._topology = None
         self.wake()
 
-    async def topology(self, *, fresh: bool = False) -> Topology:
-        """The machine as it was read last; ``fresh``: as it is now."""
+    async def topology(self, *, fresh: bool = False, config: TargetConfig | None = None) -> Topology:
+        """The machine as it was read last; ``fresh``: as it is now. The drives that ``config`` names are looked at."""
         if self._topology is None or fresh:
             self._topology = await asyncio.to_thread(
                 lambda: Topology.read(Sysfs(self._sysfs_root), proc=self._read_proc())
             )
-        return self._topology
+        topology = self._topology
+        if self._prober is None:
+            return topology
+        named = drives_named(config or self._around.model()[0]) - self._changing
+        return await self._prober.complete(topology, named, again=fresh)
+
+    def provider_kind(self, name: str) -> str:
+        """What kind of pool a provider's memory is."""
+        spec = self.keeper.mapped.get(name) if self.keeper is not None else None
+        if spec is not None:
+            return spec.kind
+        provider = self._topology.providers.get(name) if self._topology is not None else None
+        return "p2pmem" if provider is None else provider.kind
+
+    @contextlib.asynccontextmanager
+    async def changing_hands(self, bdf: str) -> AsyncIterator[None]:
+        """SPDK attaches or detaches a drive inside: its memory is nobody's pool meanwhile. Raises ``OperatorError``."""
+        self._changing.add(bdf)
+        try:
+            if self.keeper is not None and bdf in self.keeper.mapped:
+                self.lost(bdf, "its drive is being attached or detached")
+                async with self._busy:
+                    if bdf in self.keeper.mapped:
+                        await self.keeper.drop(bdf)
+            yield
+        finally:
+            self._changing.discard(bdf)
+            if self._prober is not None:
+                self._prober.forget(bdf)
+            self.wake()
 
     # -- passes ------------------------------------------------------------------------------------------------------
 
@@ -201,11 +234,13 @@ class StagingManager:
                 self.lost(name, "its device was replaced, or bound to its driver anew")
             self.keeper.returned(name)
         for name, spec in list(self.keeper.mapped.items()):
-            if spec.kind != "p2pmem" or name in self.keeper.lost:
+            if spec.kind == "emulated" or name in self.keeper.lost:
                 continue
             provider = topology.providers.get(name)
-            if provider is None or provider.allocate is None:
-                self.lost(name, "its device is gone" if provider is None else provider.reason)
+            if provider is None or provider.kind != spec.kind:
+                self.lost(name, "its device is gone" if provider is None else "its device has another driver now")
+            elif provider.kind == "p2pmem" and provider.allocate is None:
+                self.lost(name, provider.reason)
 
     async def _decide(
         self,
@@ -326,7 +361,7 @@ class StagingManager:
         ):  # a pool that is being dropped holds its memory until it is gone; one that is named stays
             named = {staging.policy for _, staging in policies(new) if staging.strict}
             self.keeper.pinned |= named & self.keeper.mapped.keys()
-            topology = await self.topology(fresh=True)
+            topology = await self.topology(fresh=True, config=new)
         self._check_providers(topology, new)
         known = dict(policies(old))
         for where, staging in policies(new):
@@ -387,7 +422,7 @@ class StagingManager:
         if self.keeper is None:
             return  # the data plane refuses the bdev itself
         async with self._busy:
-            await self.keeper.ensure(await self.topology(), config, bdev.provider)
+            await self.keeper.ensure(await self.topology(config=config), config, bdev.provider)
             self.keeper.pinned.add(bdev.provider)
 
     @contextlib.asynccontextmanager

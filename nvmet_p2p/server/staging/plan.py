@@ -24,6 +24,7 @@ from nvmet_p2p.target.config import (
     ListenAddress,
     ListenerConfig,
     NamespaceConfig,
+    NvmeControllerConfig,
     StagingConfig,
     SubsystemConfig,
     TargetConfig,
@@ -54,7 +55,8 @@ class Backing:
 
     ``clients`` do its DMA; ``refusal`` says why no drive's memory can serve it. ``in_memory``: it has no file or device
     at all, so nothing of it is ever staged. ``shared``: another bdev that lies on the same blocks. ``identity`` names
-    the drives and the file, and changes with either.
+    the drives and the file, and changes with either. A bdev without a file is a namespace of a controller that the data
+    plane drives itself.
     """
 
     bdev: str
@@ -161,9 +163,11 @@ class Surveyor:
         self._occupied: dict[str, list[tuple[str, str]]] = {}  # (partition, bdev) by file or disk
         self._backings: dict[str, Backing] = {}
         self._nics: dict[str, tuple[Client, ...]] = {}
+        self._controllers: Mapping[str, NvmeControllerConfig] = {}
 
     def wants(self, config: TargetConfig, default: str) -> list[Want]:
         """What is to be decided, in the order of ``places``. Blocking."""
+        self._controllers = config.nvme_controllers
         for bdev in config.bdevs.values():
             if bdev.kind in FILES:
                 disk, part = _occupies(self.topology, bdev.filename)
@@ -194,7 +198,19 @@ class Surveyor:
             self._backings[bdev.name] = self._look(bdev)
         return self._backings[bdev.name]
 
+    def _look_at_controller(self, bdev: BdevConfig) -> Backing:
+        """A drive on vfio-pci does its DMA where the data plane says; another target's namespace comes by a socket."""
+        controller = self._controllers[bdev.controller]
+        how = f"namespace {bdev.nsid} of {controller.name}"
+        if controller.trtype != "PCIe":
+            reason = f"{bdev.name} is on another machine ({controller.traddr}): no drive of this one does DMA for it"
+            return Backing(bdev.name, refusal=Refusal("remote-drive", reason, "use a local drive"), identity=how)
+        clients = (Client(controller.traddr, how),)
+        return Backing(bdev.name, clients=clients, identity=_identity(self.topology, how, clients))
+
     def _look(self, bdev: BdevConfig) -> Backing:
+        if bdev.kind == "nvme" and bdev.controller in self._controllers:
+            return self._look_at_controller(bdev)
         if bdev.kind not in FILES:
             reason = f"its back end {bdev.name!r} is memory (of kind {bdev.kind}), so no drive does DMA for it"
             refusal = Refusal("memory", reason, "put the namespace on a block device of a drive")
@@ -251,7 +267,7 @@ class Surveyor:
             )
             candidate = replace(candidate, usable=False, reason=reason, remedy="a host can clear the write protection")
         refusal = want.backing.refusal
-        if refusal is not None and candidate.kind == "p2pmem" and candidate.usable:
+        if refusal is not None and candidate.kind != "emulated" and candidate.usable:
             candidate = replace(candidate, usable=False, reason=refusal.reason, remedy=refusal.remedy)
         return candidate
 

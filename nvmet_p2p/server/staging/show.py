@@ -20,9 +20,11 @@ from nvmet_p2p.target.config import TargetConfig
 EMULATED_NOTE = "EMULATED: host memory, no peer-to-peer"
 
 
-def kind_of(config: TargetConfig, pool: str) -> str:
-    """``host``, ``emulated`` or ``p2pmem``."""
-    return HOST_POOL if pool == HOST_POOL else "emulated" if pool in config.emulated_pools else "p2pmem"
+def kind_of(manager: StagingManager, config: TargetConfig, pool: str) -> str:
+    """``host``, ``emulated``, ``p2pmem`` or ``spdk_cmb``."""
+    if pool == HOST_POOL:
+        return HOST_POOL
+    return "emulated" if pool in config.emulated_pools else manager.provider_kind(pool)
 
 
 def staged(decisions: dict[Place, Decision]) -> list[Staged]:
@@ -58,7 +60,7 @@ def namespaces(manager: StagingManager, config: TargetConfig, plane: PoolPlane |
                 for place, decision in manager.decisions.items()
                 if (place.nqn, place.nsid) == (nqn, nsid)
             ]
-            counters = _counters(config, stat_of(plane, namespace.bdev_name))
+            counters = _counters(manager, config, stat_of(plane, namespace.bdev_name))
             shown.append({"nqn": nqn, "nsid": nsid, "bdev": namespace.bdev_name, "paths": paths, **counters})
     return shown
 
@@ -79,9 +81,10 @@ def stat_of(plane: PoolPlane | None, bdev: str) -> StagingStat:
     return (plane.stat(bdev) if plane is not None else None) or StagingStat()
 
 
-def _counters(config: TargetConfig, stat: StagingStat) -> dict[str, Any]:
+def _counters(manager: StagingManager, config: TargetConfig, stat: StagingStat) -> dict[str, Any]:
+    pools = [{"pool": pool, "kind": kind_of(manager, config, pool), **asdict(use)} for pool, use in stat.pools.items()]
     return {
-        "pools": [{"pool": pool, "kind": kind_of(config, pool), **asdict(use)} for pool, use in stat.pools.items()],
+        "pools": pools,
         "fallbacks": stat.fallbacks,
         "interrupted": stat.interrupted,
         "copy_routes": dict(stat.copy_routes),
@@ -109,7 +112,7 @@ def metrics_of(manager: StagingManager, config: TargetConfig, plane: PoolPlane |
     return {
         "staged": tuple(
             metrics.StagedBytes(
-                nqn=nqn, nsid=nsid, pool=pool, kind=kind_of(config, pool), direction=direction, bytes=count
+                nqn=nqn, nsid=nsid, pool=pool, kind=kind_of(manager, config, pool), direction=direction, bytes=count
             )
             for nqn, nsid, stat in found
             for pool, use in stat.pools.items()
@@ -129,7 +132,7 @@ def metrics_of(manager: StagingManager, config: TargetConfig, plane: PoolPlane |
         "pools": tuple(
             metrics.PoolFacts(
                 name=name,
-                kind=kind_of(config, name),
+                kind=kind_of(manager, config, name),
                 size=mapped[name].size if name in mapped else 0,
                 lost=name in lost,
             )
@@ -159,7 +162,7 @@ async def pools(
         facts["wiped_bytes"] = facts.pop("wiped")
         shown[state.name] = facts | {"allowed": list(state.allowed)}
     for name, why in keeper.lost.items():
-        entry = shown.setdefault(name, {"name": name, "kind": kind_of(config, name), "bytes": 0, "free": 0})
+        entry = shown.setdefault(name, {"name": name, "kind": kind_of(manager, config, name), "bytes": 0, "free": 0})
         entry |= {"lost": True, "why": entry.get("why") or why}
     for name, entry in shown.items():
         entry["note"] = EMULATED_NOTE if entry["kind"] == "emulated" else ""

@@ -14,6 +14,7 @@ from nvmet_p2p.config import Settings
 from nvmet_p2p.dataplane.port import PoolPlane, PoolSpec, PoolState, StagingStat
 from nvmet_p2p.errors import OperatorError
 from nvmet_p2p.p2p.choice import Calibration
+from nvmet_p2p.p2p.vfio import VfioMemory
 from nvmet_p2p.server.staging.manager import Decision, StagingManager, Surroundings
 from nvmet_p2p.server.staging.plan import Place
 from nvmet_p2p.state.journal import Journals
@@ -49,6 +50,7 @@ class FakePools:
         self.refuse_create: dict[str, OperatorError] = {}
         self.stats: dict[str, StagingStat] = {}
         self.before_mapped: Callable[[], None] = lambda: None
+        self.drives: dict[str, VfioMemory] = {}
         self.gate = asyncio.Event()
         self.gate.set()
 
@@ -61,7 +63,7 @@ class FakePools:
         assert spec.name not in self.specs
         self.before_mapped()
         self.specs[spec.name] = spec
-        return spec.size
+        return spec.size or self.room[spec.name]
 
     async def delete(self, name: str) -> None:
         self.log.append(f"delete {name}")
@@ -81,6 +83,13 @@ class FakePools:
         if isinstance(result, OperatorError):
             raise result
         return result
+
+    async def probe(self, bdf: str) -> VfioMemory:
+        self.log.append(f"probe {bdf}")
+        found = self.drives.get(bdf)
+        if found is None:
+            raise OperatorError(-errno.ENOENT, "it has no Controller Memory Buffer")
+        return found
 
     async def allow(self, name: str, bdev: str, allowed: bool) -> None:
         self.log.append(f"{'allow' if allowed else 'forbid'} {name} {bdev}")
