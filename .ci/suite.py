@@ -169,8 +169,20 @@ def report(outcomes: list[Outcome], seconds: float) -> int:
     verdict = "FAILED" if failed else "passed"
     duration = f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
     banner("summary")
+    if any(outcome.name in ("conformance", "lab") for outcome in outcomes) and not has_spdk():
+        print("NOT TESTED: drives and targets over SPDK; nvmet-p2p-dataplane is built without it (docs/testing.md)")
     print(f"suite {verdict}: passed {parts}; {failed} failed, {skipped} skipped; {duration}", flush=True)
     return 1 if failed else 0
+
+
+def has_spdk() -> bool:
+    """Whether the data plane that was tested has SPDK in it."""
+    program = os.environ.get("NVMET_P2P_DATAPLANE") or str(ROOT / "build/native/nvmet-p2p-dataplane")
+    try:
+        done = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return " with " in done.stdout
 
 
 def banner(text: str) -> None:

@@ -13,10 +13,16 @@ from nvmet_p2p.dataplane.native.process import find_program
 from tests.support import coverage
 from tests.support.daemon import Daemon, Ns, Tree
 from tests.support.initiator import Host, Queue
+from tests.support.spdk import SpdkDaemon, built_with_spdk
 from tests.support.staging import Rig, make_machine
 from tests.unit.p2p.machines import Machine
 
 ENGINES = ("inprocess", "native")  # both must pass all of it
+SPDK = "spdk"  # the native one whose back ends SPDK reaches; where it is built with SPDK
+NOT_OVER_SPDK = (
+    "NOT RUN OVER SPDK: nvmet-p2p-dataplane is built without it, so nothing says that bdev_nvme_* serves rightly"
+)
+OWN_DAEMON = frozenset({"make_daemon", "native", "only_native", "rig", "machine", "victim", "target", "roomy"})
 MakeDaemon = Callable[..., Daemon]
 MakeTree = Callable[..., Tree]
 
@@ -34,7 +40,41 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         coverage.save(Path(where))
 
 
-@pytest.fixture(scope="session", params=ENGINES)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Over SPDK goes what uses the shared daemon; the rest of the suite is about daemons and engines themselves."""
+    over = [item for item in items if _engine_of(item) == SPDK]
+    if not over:
+        return
+    there = built_with_spdk()
+    config.stash[MISSED] = not there
+    wanted = {item for item in over if there and _on_shared(item)}
+    left_out = [item for item in over if item not in wanted]
+    config.hook.pytest_deselected(items=left_out)
+    dropped = set(left_out)
+    items[:] = [item for item in items if item not in dropped]
+
+
+def _on_shared(item: pytest.Item) -> bool:
+    fixtures = {*getattr(item, "fixturenames", ())}
+    return "daemon" in fixtures and not OWN_DAEMON & fixtures
+
+
+MISSED = pytest.StashKey[bool]()
+
+
+def _engine_of(item: pytest.Item) -> str:
+    callspec = getattr(item, "callspec", None)
+    return str(callspec.params.get("engine", "")) if callspec is not None else ""
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """One line that cannot be overlooked."""
+    if config.stash.get(MISSED, False):
+        terminalreporter.section("SPDK", yellow=True, bold=True)
+        terminalreporter.write_line(NOT_OVER_SPDK, yellow=True)
+
+
+@pytest.fixture(scope="session", params=(*ENGINES, SPDK))
 def engine(request: pytest.FixtureRequest) -> str:
     """Which data plane serves the I/O queues. Without the native one its tests are skipped (or fail: in CI)."""
     if request.param == "native" and find_program() is None:
@@ -48,7 +88,7 @@ def engine(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session")
 def daemon(engine: str) -> Iterator[Daemon]:
     """The daemon that most tests share."""
-    with Daemon(engine=engine) as running:
+    with SpdkDaemon() if engine == SPDK else Daemon(engine=engine) as running:
         running.transport()
         yield running
         assert running.process is not None

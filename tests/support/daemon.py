@@ -253,6 +253,10 @@ class Daemon:
             self.rpc("bdev_aio_create", name=name, filename=str(path), block_size=ns.block_size, readonly=ns.readonly)
         return name
 
+    def delete_bdev(self, name: str, ns: Ns) -> None:
+        """Deletes what ``bdev`` has made."""
+        self.rpc(f"bdev_{ns.kind}_delete", name=name)
+
     def subsystem(self, *namespaces: Ns, **options: Any) -> Tree:
         """A subsystem with these namespaces (NSID 1 and on) that listens on a free port. It allows any host."""
         self.transport()
@@ -327,4 +331,4 @@ class Tree:
         names = {bdev["name"] for bdev in self.daemon.rpc("bdev_get_bdevs")}
         for name, ns in self.bdevs.values():
             if name in names:
-                self.daemon.rpc(f"bdev_{ns.kind}_delete", name=name)
+                self.daemon.delete_bdev(name, ns)
