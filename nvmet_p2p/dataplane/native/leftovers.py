@@ -16,7 +16,7 @@ log = structlog.get_logger()
 
 
 async def put_back(journals: Journals, call: Callable[[str, dict[str, Any]], Awaitable[Any]], bdev: str) -> None:
-    """Before anybody uses an nvme bdev that was opened. Raises ``OperatorError``: it must not be used, and is closed."""
+    """Before anybody uses an nvme bdev that was opened. Raises ``OperatorError``: it must not be used, it is closed."""
     try:
         await _put_back(journals, call, bdev)
     except OperatorError:

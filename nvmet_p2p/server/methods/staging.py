@@ -152,7 +152,7 @@ STAGING: Final = (
         params=NoParams,
         handler=get_pools,
         summary="Show the pools that data is staged in: those that some policy can use, and those that were lost.",
-        result="list of pools: kind (p2pmem; spdk_cmb: of a drive on vfio-pci; emulated: host memory, no peer-to-peer), "
+        result="list of pools: kind (p2pmem; spdk_cmb: of a drive on vfio-pci; emulated: host memory, no peer-to-peer) "
         "sizes in bytes, waits, fallbacks, why it was lost, calibrations by bdev (MiB/s); of a drive on vfio-pci its "
         "device: CMB or PMR, who has it, how the CPU reaches it, whether there is a dma-buf of it",
         result_type=list[dict[str, Any]],
