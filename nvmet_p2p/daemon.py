@@ -388,7 +388,7 @@ class Daemon:
 
     def namespace_found(self, name: str) -> None:
         found = namespace_of(self._config, name)
-        if found is not None and name not in self._config.bdevs:
+        if found is not None and name not in self._facts:  # a new one, or one that is back
             task = asyncio.create_task(self._adopt_late(found[0]))
             self._adopting.add(task)
             task.add_done_callback(self._adopting.discard)

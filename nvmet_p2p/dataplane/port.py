@@ -381,8 +381,8 @@ class NvmePlane(Protocol):
         """Returns when it is done; I/O in flight is done again."""
         ...
 
-    async def health(self, name: str) -> bytes:
-        """The 512 bytes of its SMART / health log."""
+    async def health(self, name: str) -> dict[str, Any]:
+        """Its SMART / health log as SPDK shows it."""
         ...
 
     async def status(self) -> SpdkStatus:

@@ -9,6 +9,7 @@ from nvmet_p2p.target.config import QOS_LIMITS, BdevConfig, BdevFacts
 from nvmet_p2p.target.effects import ControllerView, Placement
 
 LATENCIES: Final = ("avg_read", "p99_read", "avg_write", "p99_write")
+ATTACH: Final = "bdev_nvme_attach_controller"
 Call = tuple[str, dict[str, Any]]
 
 
@@ -44,21 +45,24 @@ def create_bdev(config: BdevConfig) -> Call:
             }
         case "error":
             params = {"base_name": config.base}
-        case "nvme":
-            params = {"name": config.name, "ctrlr": config.controller, "nsid": config.nsid}
+        case "nvme":  # made by the attachment of its controller: this is how the data plane shows it
+            return ATTACH, {"name": config.controller}
     return f"bdev_{config.kind}_create", params | {"uuid": config.uuid}
 
 
 def is_same_bdev(config: BdevConfig, shown: dict[str, Any]) -> bool:
     """Whether a back end that runs (an entry of bdev_get_bdevs) is the one that ``config`` asks for."""
     method, params = create_bdev(config)
+    if config.kind == "nvme":
+        made_from = shown.get("driver_specific", {}).get("config", {})
+        return bool(made_from.get("method") == method and made_from.get("params", {}).get("name") == config.controller)
     return bool(shown.get("driver_specific", {}).get("config") == {"method": method, "params": params})
 
 
 def kind_of(shown: dict[str, Any]) -> str:
     """The kind of a back end that runs."""
     method = str(shown.get("driver_specific", {}).get("config", {}).get("method", ""))
-    return method.removeprefix("bdev_").removesuffix("_create")
+    return "nvme" if method == ATTACH else method.removeprefix("bdev_").removesuffix("_create")
 
 
 def qos_of(config: BdevConfig) -> dict[str, int]:

@@ -16,15 +16,7 @@ log = structlog.get_logger()
 
 
 async def put_back(journals: Journals, call: Callable[[str, dict[str, Any]], Awaitable[Any]], bdev: str) -> None:
-    """Before anybody uses an nvme bdev that was opened. Raises ``OperatorError``: it must not be used, it is closed."""
-    try:
-        await _put_back(journals, call, bdev)
-    except OperatorError:
-        await call("bdev_nvme_delete", {"name": bdev})
-        raise
-
-
-async def _put_back(journals: Journals, call: Callable[[str, dict[str, Any]], Awaitable[Any]], bdev: str) -> None:
+    """Before anybody uses an nvme bdev that is there. Raises ``OperatorError``: it must not be used."""
     for path in await asyncio.to_thread(journals.left_on_nvme, bdev):
         try:
             await call("p2p_pool_restore", {"bdev": bdev, "journal": str(path)})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final
 
 import structlog
@@ -48,11 +48,26 @@ def is_same(controller: NvmeControllerConfig, shown: Mapping[str, Any]) -> bool:
     return wanted == there and (not controller.subnqn or controller.subnqn == shown.get("subnqn"))
 
 
-def namespaces_of(rows: Any) -> tuple[NvmeNamespace, ...]:
-    """The namespaces in an answer: a list, or the member of that name."""
-    found = rows.get("namespaces", ()) if isinstance(rows, dict) else rows
+def row_of(shown: Mapping[str, Any]) -> dict[str, Any]:
+    """A controller of bdev_nvme_get_controllers, which has them in SPDK's form, as ``port.NvmePlane`` has it."""
+    ctrlr = dict(shown["ctrlrs"][0])
+    path = {name: ctrlr.get("trid", {}).get(name) or "" for name in ("trtype", "adrfam", "traddr", "trsvcid", "subnqn")}
+    names = {"serial": "serial_number", "model": "model_number", "firmware": "firmware_revision"}
+    identity = {name: str(ctrlr.pop(theirs, "")).strip() for name, theirs in names.items()}
+    ctrlr.pop("trid", None)
+    return {**ctrlr, **path, **identity, "name": shown["name"], "hostnqn": ctrlr.pop("host", {}).get("nqn", "")}
+
+
+def namespaces_of(rows: Iterable[Mapping[str, Any]]) -> tuple[NvmeNamespace, ...]:
+    """The namespaces in an answer; one without a size is no back end, whatever the reason."""
     return tuple(
-        NvmeNamespace(row["name"], int(row["nsid"]), row.get("uuid") or "", row.get("refused") or "") for row in found
+        NvmeNamespace(
+            row["name"],
+            int(row["nsid"]),
+            row.get("uuid") or "",
+            row.get("refused") or ("" if "block_size" in row else "the data plane has not opened it"),
+        )
+        for row in rows
     )
 
 
@@ -82,7 +97,7 @@ class NativeNvme:
             if error.code not in (-errno.EEXIST, -errno.EALREADY):
                 raise
             (shown,) = await self._ask("bdev_nvme_get_controllers", {"name": controller.name})
-            if not is_same(controller, shown):
+            if not is_same(controller, row_of(shown)):
                 raise
         self._attached[controller.name] = controller
 
@@ -110,7 +125,7 @@ class NativeNvme:
             if error.code != -errno.EOPNOTSUPP:
                 raise
             rows = []
-        self._shown = {row["name"]: row for row in rows}
+        self._shown = {row["name"]: row_of(row) for row in rows}
         return self._shown
 
     def shown(self, name: str) -> dict[str, Any] | None:
@@ -118,14 +133,23 @@ class NativeNvme:
 
     async def namespaces(self, name: str) -> tuple[NvmeNamespace, ...]:
         found = (await self.controllers()).get(name)
-        return namespaces_of(found) if found is not None else ()
+        return namespaces_of(found.get("namespaces", ())) if found is not None else ()
+
+    async def bdev(self, call: Call, name: str) -> dict[str, Any]:
+        """The bdev of a namespace, which is there as long as its controller is. -ENODEV: it is lost, or none."""
+        try:
+            (shown,) = await call("bdev_get_bdevs", {"name": name})
+        except OperatorError as error:
+            raise OperatorError(error.code, f"its controller is absent, or has no such namespace: {name}") from None
+        if not shown.get("present", True):
+            raise OperatorError(-errno.ENODEV, f"{name} is lost")
+        return dict(shown)
 
     async def reset(self, name: str) -> None:
         await self._ask("bdev_nvme_reset_controller", {"name": name})
 
-    async def health(self, name: str) -> bytes:
-        answer = await self._ask("bdev_nvme_get_controller_health_info", {"name": name})
-        return bytes.fromhex(answer["page"])
+    async def health(self, name: str) -> dict[str, Any]:
+        return dict(await self._ask("bdev_nvme_get_controller_health_info", {"name": name}))
 
     async def status(self) -> SpdkStatus:
         try:

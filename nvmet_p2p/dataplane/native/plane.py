@@ -54,7 +54,6 @@ WATCHDOG_S: Final = 5.0
 WATCHDOG_TIMEOUT_S: Final = 30.0  # a control thread that has not answered for so long hangs
 IOSTAT_NAMES: Final = 64  # a call: SPDK's client parses its answer again for each 4 KiB that arrive
 STAGING_SHARE: Final = 20  # with thousands of back ends that answer is long: no more of the time goes into it
-RESIZABLE: Final = frozenset({"null", "malloc"})
 
 
 class NativeDataPlane(RdmaMethods):
@@ -156,7 +155,8 @@ class NativeDataPlane(RdmaMethods):
             if config is None or not calls.is_same_bdev(config, shown):
                 log.warning("dataplane.leftover", bdev=name, note="open in the data plane, not in the configuration")
                 del self._found[name]
-                await self._call(f"bdev_{calls.kind_of(shown)}_delete", {"name": name}, wait=False)
+                if calls.kind_of(shown) != "nvme":  # it goes with its controller
+                    await self._call(f"bdev_{calls.kind_of(shown)}_delete", {"name": name}, wait=False)
 
     async def _supervise(self) -> None:
         pause = PAUSE_FIRST_S
@@ -307,12 +307,15 @@ class NativeDataPlane(RdmaMethods):
 
     def _bdev_changed(self, message: BdevChanged) -> None:
         config = self._bdevs.get(message.name)
-        if config is None and message.present:
-            self._tell().namespace_found(message.name)
         if config is None or message.name in self._lost:
+            if message.present:
+                self._tell().namespace_found(message.name)
             return
         if message.present:
             task = asyncio.create_task(self._read_facts(config), name=f"facts of {message.name}")
+        elif config.kind == "nvme":  # it stays with its controller, and comes back with it
+            del self._bdevs[message.name]
+            self._tell().bdev_changed(message.name, None)
         else:
             self._tell().bdev_changed(message.name, None)
             self._lost[message.name] = None
@@ -367,13 +370,14 @@ class NativeDataPlane(RdmaMethods):
         return await self._call(method, params)
 
     async def _create(self, helper: Helper, config: BdevConfig, shown: dict[str, Any] | None) -> BdevFacts:
-        if shown is None or not calls.is_same_bdev(config, shown):
+        if config.kind == "nvme":
+            shown = await self.nvme.bdev(helper.call, config.name)
+            if self._journals is not None:
+                await put_back(self._journals, helper.call, config.name)
+        elif shown is None or not calls.is_same_bdev(config, shown):
             if self._journals is not None:
                 await asyncio.to_thread(self._journals.restore, config)
-            method, params = calls.create_bdev(config)
-            shown = await helper.call(method, params)
-            if config.kind == "nvme" and self._journals is not None:
-                await put_back(self._journals, helper.call, config.name)
+            shown = await helper.call(*calls.create_bdev(config))
         assert shown is not None
         limits = calls.qos_of(config)
         if any(limits.values()) or any(shown.get("assigned_rate_limits", {}).values()):
@@ -398,7 +402,8 @@ class NativeDataPlane(RdmaMethods):
         self._iostat.pop(name, None)
         self._pools.forget_bdev(name)
         try:
-            await self._call(f"bdev_{config.kind}_delete", {"name": name})
+            if config.kind != "nvme":  # that one goes with its controller
+                await self._call(f"bdev_{config.kind}_delete", {"name": name})
         except OperatorError as error:
             if error.code not in (-errno.ENODEV, -errno.ENOTCONN):  # gone with the helper
                 raise
@@ -409,7 +414,7 @@ class NativeDataPlane(RdmaMethods):
         return calls.facts_of(config, await self._call("bdev_aio_rescan", {"name": config.name}))
 
     async def bdev_resize(self, config: BdevConfig) -> BdevFacts:
-        if config.kind not in RESIZABLE:
+        if config.kind not in ("null", "malloc"):
             raise OperatorError(-errno.EINVAL, f"bdev {config.name} of kind {config.kind} has the size of its file")
         known = self._bdevs.get(config.name)
         if known is None:

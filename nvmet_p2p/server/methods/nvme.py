@@ -27,21 +27,7 @@ from nvmet_p2p.target.requests_nvme import (
     SetOptions,
 )
 from nvmet_p2p.target.validate import INTERNAL_ERROR, failed
-from nvmet_p2p.wire.logpages import SmartLog
 
-KELVIN: Final = 273
-_LARGE: Final = (
-    "data_units_read",
-    "data_units_written",
-    "host_read_commands",
-    "host_write_commands",
-    "controller_busy_time",
-    "power_cycles",
-    "power_on_hours",
-    "unsafe_shutdowns",
-    "media_errors",
-    "num_err_log_entries",
-)
 _STATES: Final = {"removed": "deleting"}  # where SPDK has another word
 _COUNTERS: Final = ("resets", "timeouts", "retries", "bounced_ops", "bounced_bytes", "mdts_bytes")
 _NO_CONTROLLER: Final = {-19: "there is no such controller"}
@@ -178,39 +164,9 @@ async def reset_controller(context: Context, request: ResetController) -> bool:
 
 async def health_info(context: Context, request: HealthInfo) -> dict[str, Any]:
     config = _configured(context, request.name)
-    found = (await _driver(context).controllers()).get(request.name) if config is not None else None
-    if config is None or found is None:
+    if config is None or request.name not in await _driver(context).controllers():
         raise OperatorError(INTERNAL_ERROR, "Device not found")
-    return describe_health(config, found, await _driver(context).health(request.name))
-
-
-def describe_health(config: NvmeControllerConfig, found: Mapping[str, Any], page: bytes) -> dict[str, Any]:
-    """The SMART / health log as SPDK shows it, temperatures in degrees Celsius.
-
-    SPDK has the member temperature_sensor_celsius once for each sensor; here it is that of the last one, as a client
-    reads it, and there is a list of all.
-    """
-    smart = SmartLog.parse(page)
-    sensors = [sensor - KELVIN for sensor in smart.temperature_sensors if sensor]
-    shown: dict[str, Any] = {
-        "model_number": str(found.get("model", "")).strip(),
-        "serial_number": str(found.get("serial", "")).strip(),
-        "firmware_revision": str(found.get("firmware", "")).strip(),
-        "traddr": config.traddr,
-        "critical_warning": smart.critical_warning,
-        "temperature_celsius": smart.composite_temperature - KELVIN,
-        "available_spare_percentage": smart.available_spare,
-        "available_spare_threshold_percentage": smart.available_spare_threshold,
-        "percentage_used": smart.percentage_used,
-    }
-    for name in _LARGE:
-        count = getattr(smart, name if name != "num_err_log_entries" else "error_log_entries")
-        shown[name] = count if count < 1 << 64 else str(count)
-    shown["warning_temperature_time_minutes"] = smart.warning_temperature_time
-    shown["critical_composite_temperature_time_minutes"] = smart.critical_temperature_time
-    if sensors:
-        shown |= {"temperature_sensor_celsius": sensors[-1], "temperature_sensors_celsius": sensors}
-    return shown
+    return await _driver(context).health(request.name)
 
 
 NVME: Final = (

@@ -6,6 +6,7 @@ import asyncio
 import errno
 from typing import Any
 
+import msgspec
 import pytest
 
 from nvmet_p2p.dataplane.native import calls, nvme
@@ -23,14 +24,22 @@ FAR = NvmeControllerConfig(
 ROWS = [
     {
         "name": "Nvme0",
-        "trtype": "PCIe",
-        "traddr": "0000:04:00.0",
-        "trsvcid": "",
-        "subnqn": "nqn.x:drive",
-        "state": "enabled",
-        "namespaces": [
-            {"nsid": 1, "name": "Nvme0n1", "uuid": None, "refused": ""},
-            {"nsid": 2, "name": "Nvme0n2", "uuid": "u", "refused": "it has metadata"},
+        "ctrlrs": [
+            {
+                "state": "enabled",
+                "trid": {"trtype": "PCIe", "traddr": "0000:04:00.0"},
+                "cntlid": 1,
+                "host": {"nqn": "nqn.x:us"},
+                "serial_number": "S1  ",
+                "model_number": "A drive ",
+                "firmware_revision": "1.0",
+                "resets": 2,
+                "namespaces": [
+                    {"nsid": 1, "name": "Nvme0n1", "block_size": 512},
+                    {"nsid": 2, "name": "Nvme0n2", "uuid": "u", "refused": "it has metadata"},
+                    {"nsid": 3, "name": "Nvme0n3"},
+                ],
+            }
         ],
     }
 ]
@@ -75,18 +84,36 @@ async def test_its_namespaces(native: NativeNvme) -> None:
     assert await native.namespaces("Nvme0") == (
         NvmeNamespace("Nvme0n1", 1),
         NvmeNamespace("Nvme0n2", 2, "u", "it has metadata"),
+        NvmeNamespace("Nvme0n3", 3, "", "the data plane has not opened it"),
     )
     assert await native.namespaces("Far") == ()
-    assert native.shown("Nvme0") == ROWS[0]
+    shown = native.shown("Nvme0")
+    assert shown is not None
+    assert (shown["serial"], shown["model"], shown["traddr"], shown["hostnqn"], shown["resets"]) == (
+        "S1", "A drive", "0000:04:00.0", "nqn.x:us", 2,
+    )  # fmt: skip
 
 
-def test_a_namespace_is_opened_as_every_bdev() -> None:
+def test_a_bdev_belongs_to_its_controller() -> None:
     config = BdevConfig(name="Nvme0n1", kind="nvme", uuid="u", controller="Nvme0", nsid=1)
-    method, params = calls.create_bdev(config)
-    assert (method, params) == ("bdev_nvme_create", {"name": "Nvme0n1", "ctrlr": "Nvme0", "nsid": 1, "uuid": "u"})
-    shown = {"driver_specific": {"config": {"method": method, "params": params}}}
+    made_from = {"method": "bdev_nvme_attach_controller", "params": {"name": "Nvme0", "traddr": "0000:04:00.0"}}
+    shown = {"driver_specific": {"config": made_from}}
     assert calls.is_same_bdev(config, shown)
+    assert not calls.is_same_bdev(msgspec.structs.replace(config, controller="Other"), shown)
     assert calls.kind_of(shown) == "nvme"
+
+
+async def test_a_bdev_is_there_as_long_as_its_controller(helper: Helper, native: NativeNvme) -> None:
+    facts = {"name": "Nvme0n1", "block_size": 512, "present": True}
+    helper.answers["bdev_get_bdevs"] = [facts]
+    assert await native.bdev(helper.call, "Nvme0n1") == facts
+    helper.answers["bdev_get_bdevs"] = [facts | {"present": False}]
+    with pytest.raises(OperatorError, match="is lost"):
+        await native.bdev(helper.call, "Nvme0n1")
+    helper.answers["bdev_get_bdevs"] = OperatorError(-errno.ENODEV, "none")
+    with pytest.raises(OperatorError, match="its controller is absent") as caught:
+        await native.bdev(helper.call, "Nvme0n1")
+    assert caught.value.code == -errno.ENODEV
 
 
 async def test_one_that_is_there_is_taken_over(helper: Helper, native: NativeNvme) -> None:
@@ -119,8 +146,8 @@ async def test_detached_once_more(helper: Helper, native: NativeNvme) -> None:
 
 
 async def test_health(helper: Helper, native: NativeNvme) -> None:
-    helper.answers["bdev_nvme_get_controller_health_info"] = {"page": "01ff" + "00" * 510}
-    assert await native.health("Nvme0") == b"\x01\xff" + bytes(510)
+    helper.answers["bdev_nvme_get_controller_health_info"] = {"percentage_used": 4}
+    assert await native.health("Nvme0") == {"percentage_used": 4}
 
 
 class TestRestart:

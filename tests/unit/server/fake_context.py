@@ -29,7 +29,6 @@ from nvmet_p2p.target.config import (
 )
 from nvmet_p2p.target.operations_bdev import create_bdev
 from nvmet_p2p.target.operations_nvme import bdevs_of, declare_found
-from nvmet_p2p.wire.logpages import SmartLog
 
 
 class FakeNvme:
@@ -73,13 +72,8 @@ class FakeNvme:
     async def reset(self, name: str) -> None:
         self.resets.append(name)
 
-    async def health(self, name: str) -> bytes:
-        return SmartLog(
-            composite_temperature=310,
-            percentage_used=4,
-            data_units_read=1 << 70,
-            temperature_sensors=(300, 301) + (0,) * 6,
-        ).build()
+    async def health(self, name: str) -> dict[str, Any]:
+        return {"serial_number": "S1", "temperature_celsius": 37, "percentage_used": 4}
 
     async def status(self) -> SpdkStatus:
         return self.spdk
