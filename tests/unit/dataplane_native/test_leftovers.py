@@ -54,7 +54,7 @@ async def test_another_drives_journal_is_no_obstacle(journals: Journals) -> None
 
 
 @pytest.mark.parametrize("number", [errno.EUCLEAN, errno.EIO])
-async def test_what_cannot_be_put_back_closes_the_bdev(journals: Journals, number: int) -> None:
+async def test_what_cannot_be_put_back_keeps_the_bdev_away(journals: Journals, number: int) -> None:
     journal_of(journals.path_of_bdev(BDEV), "nvme a drive")
     helper = FakeHelper()
     helper.answers["p2p_pool_restore"] = OperatorError(-number, "why")
@@ -62,7 +62,7 @@ async def test_what_cannot_be_put_back_closes_the_bdev(journals: Journals, numbe
         await put_back(journals, helper.call, BDEV)
 
 
-async def test_damage_closes_the_bdev(journals: Journals) -> None:
+async def test_damage_keeps_the_bdev_away(journals: Journals) -> None:
     journals.path_of_bdev(BDEV).write_bytes(b"damaged")
     helper = FakeHelper()
     with pytest.raises(JournalError, match="is damaged"):
