@@ -60,7 +60,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     spin_us: Annotated[int, Meta(ge=0, le=1_000_000)] = 20
     pool_mib: Annotated[int, Meta(ge=1, le=1 << 20)] = 64
     zero_copy_send: ZeroCopy = "auto"
-    zero_copy_min_kib: Annotated[int, Meta(ge=0, le=1 << 20)] = 32
+    zero_copy_min_kib: Annotated[int, Meta(ge=0, le=1 << 20)] = 16
     staging: Annotated[str, Meta(pattern=STAGING_PATTERN)] = "auto"
     cmb_mib: Annotated[int, Meta(ge=0, le=1 << 20)] = 0
     sysfs_root: Path = Path("/sys")

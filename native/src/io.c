@@ -315,7 +315,7 @@ static bool is_direct(const struct request *rq)
 		return false;
 	if (rq->opc == OPC_WRITE)
 		return !atomic_load_explicit(&bdev->excl, memory_order_relaxed);
-	return rq->opc == OPC_READ && !rq->q->no_direct;
+	return rq->opc == OPC_READ && !rq->q->no_direct && (DP_LIKELY(rq->length <= rq->q->direct_max) || bdev->ops->constant);
 }
 
 /* The kernel copies small pieces of memory that is not in a cache slowly; ask for them while others are being parsed. */

@@ -45,7 +45,7 @@ static struct settings settings = {
 	.activity_fd = UINT64_MAX,
 	.spin_us = 20,
 	.pool_mib = 64,
-	.zero_copy_min_kib = 32,
+	.zero_copy_min_kib = 16,
 };
 static bool stopping;
 
@@ -62,7 +62,7 @@ static const char usage_text[] =
 	"  --pool-mib N           staging memory of all reactors together (default 64)\n"
 	"  --no-hugepages         do not try huge pages\n"
 	"  --zero-copy-send MODE  of large reads: auto (default: where the network device can), off, always (for tests)\n"
-	"  --zero-copy-min-kib N  a read of which size is large (default 32)\n"
+	"  --zero-copy-min-kib N  a read of which size is large (default 16)\n"
 	"  --log-level LEVEL      debug, info (default), warning, error\n"
 	"  --log-format FORMAT    console (default), json\n"
 	"  --version, --help\n";

@@ -77,6 +77,7 @@ struct qpair *qpair_new(const struct dp_queue *config)
 	q->ops = config->ops ? config->ops : &qpair_tcp_ops;
 	q->transport = config->transport;
 	q->no_direct = config->ddgst || config->ops;
+	q->direct_max = UINT32_MAX;
 	q->keyed = config->ops != NULL;
 	q->fd = config->fd;
 	q->hdgst = config->hdgst;

@@ -12,6 +12,13 @@ struct zc_config zc_config;
 
 static void zc_done(struct reactor *r, struct uop *op, int res);
 
+/* Memory of a malloc bdev may not be sent so, but a copy of it: that is cheaper than the kernel's own. */
+static void set_on(struct qpair *q, bool on)
+{
+	q->zc->on = on;
+	q->direct_max = !on ? UINT32_MAX : zc_config.min_bytes ? zc_config.min_bytes - 1 : 0;
+}
+
 bool zc_create(struct qpair *q)
 {
 	const size_t bufs = ZC_BUFS * sizeof(struct zc_buf), each = bufs + ((q->arena_max + 63u) & ~(size_t)63);
@@ -39,8 +46,8 @@ bool zc_create(struct qpair *q)
 		STAILQ_INSERT_TAIL(&zc->free, batch, link);
 	}
 	zc->own_arena = q->arena;
-	zc->on = true;
 	q->zc = zc;
+	set_on(q, true);
 	return true;
 }
 
@@ -153,7 +160,7 @@ static void settle(struct zc_batch *batch)
 	counter_add(batch->copied ? &q->zc_copied : &q->zc_bytes, batch->bytes);
 	counter_add(batch->copied ? &q->r->zc_copied : &q->r->zc_bytes, batch->bytes);
 	if (batch->copied && zc_config.mode == DP_ZERO_COPY_AUTO)
-		q->zc->on = false;
+		set_on(q, false);
 }
 
 void zc_sent(struct qpair *q)
@@ -196,14 +203,14 @@ static void notified(struct zc_batch *batch, int res)
 }
 
 /* Not the connection's fault. A socket that cannot is not asked again. */
-static bool refused(struct zc *zc, int res)
+static bool refused(struct qpair *q, int res)
 {
 	switch (res) {
 	case -EOPNOTSUPP:
 	case -EINVAL:
 	case -EFAULT:
 	case -EMSGSIZE:
-		zc->on = false;
+		set_on(q, false);
 		break;
 	case -ENOMEM: /* more than may be pinned at a time (RLIMIT_MEMLOCK) */
 	case -ENOBUFS:
@@ -211,7 +218,7 @@ static bool refused(struct zc *zc, int res)
 	default:
 		return false;
 	}
-	zc->now_bytes = 0; /* this one goes as ever */
+	q->zc->now_bytes = 0; /* this one goes as ever */
 	return true;
 }
 
@@ -230,7 +237,7 @@ static void zc_done(struct reactor *r, struct uop *op, int res)
 	}
 	if (res > 0)
 		batch->bytes += (uint64_t)res;
-	qpair_tx_done(r, &q->tx_op, refused(q->zc, res) ? 0 : res);
+	qpair_tx_done(r, &q->tx_op, refused(q, res) ? 0 : res);
 }
 
 /* -- the end */

@@ -5,7 +5,8 @@
  * "batch" holds them, and counts against the queue's share of staging memory as before.
  *
  * Only memory that nobody writes to is sent so: staging memory of Reads, and what a back end declares constant. The medium
- * of a malloc bdev is not: a Write could tear a block between a transmission and its repetition.
+ * of a malloc bdev is not, since a Write could tear a block between a transmission and its repetition: large Reads of it are
+ * copied to staging memory on such a queue.
  */
 #pragma once
 

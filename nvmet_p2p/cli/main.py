@@ -62,7 +62,7 @@ def main() -> None:
 @click.option("--spin-us", type=int, help="Microseconds that a reactor polls after work [default: 20]")
 @click.option("--pool-mib", type=int, help="Staging memory of the native data plane [default: 64]")
 @click.option("--zero-copy-send", help="Large reads without a copy in the kernel: auto, off, always [default: auto]")
-@click.option("--zero-copy-min-kib", type=int, help="Which reads are large for that [default: 32]")
+@click.option("--zero-copy-min-kib", type=int, help="Which reads are large for that [default: 16]")
 @click.option("--staging", help="Where data rests by default: off, auto or a provider's PCI address [default: auto]")
 @click.option("--cmb-mib", type=int, help="Most that is taken of a provider's memory; 0: all of it [default: 0]")
 @click.option("--sysfs-root", type=ABSOLUTE, hidden=True)

@@ -32,7 +32,7 @@ P2P_MACHINE = Machine(
     target=True,
     net=False,
     trace=trace.EVENTS,
-    qemu_args=("-netdev user,id=net0 -device e1000e,netdev=net0,addr=0x1,romfile=",),
+    qemu_args=("-netdev user,id=net0 -device e1000e,netdev=net0,romfile=",),
 )
 """A and B, with a CMB each, and N without one behind a switch; C on the root complex; D and T behind root ports.
 T's CMB is the smallest that Linux takes. The NIC is silent: test_zero_copy.py loads its driver."""
