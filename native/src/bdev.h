@@ -45,7 +45,18 @@ struct bdev_io {
 	struct bdev *hook; /* an error bdev that wants to see the result */
 	int rc;
 	struct __kernel_timespec timeout;
-	struct range_hold sync; /* uring: its turn to call fdatasync */
+	union {
+		struct range_hold sync; /* uring: its turn to call fdatasync */
+		struct {                /* spdk */
+			struct sns *ns;
+			void *bounce;
+			uint64_t chunk; /* bytes of the command in the drive */
+			uint32_t piece, at; /* of iov: where the driver is in it */
+			unsigned retries;
+			void *cmd;  /* not one of enum bdev_op, see spdk_bdev.c */
+			void (*over)(struct bdev_io *io, int rc); /* of that */
+		} spdk;
+	};
 	TAILQ_ENTRY(bdev_io) link;
 };
 
@@ -260,6 +271,9 @@ static inline bool bdev_pool_allowed(const struct bdev *bdev, const struct pool 
 	bdev = bdev_bottom(bdev);
 	return atomic_load_explicit(&bdev->pools_allowed, memory_order_relaxed) >> (pool_index(pool) - 1) & 1;
 }
+
+/* An error that is a status of NVMe already: -(BDEV_NVME | status). */
+#define BDEV_NVME 0x1000000
 
 /* Statuses: the one place where an errno becomes one. write: the data went to the medium. */
 uint32_t status_of_errno(int error, bool write);

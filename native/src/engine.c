@@ -11,6 +11,7 @@
 #include "cpumask.h"
 #include "engine_priv.h"
 #include "fan.h"
+#include "spdk.h"
 #include "qpair_zc.h"
 
 #define POOL_MIN (4u << 20)
@@ -70,6 +71,7 @@ int dp_start(const struct dp_options *options, char err[DP_ERR_MAX])
 	LIST_INIT(&engine.bdevs);
 	LIST_INIT(&engine.ctrlrs);
 	bdev_watch_start(dp_bdev_check);
+	dp_spdk_early(options->hugepages);
 	for (engine.n = 0; engine.n < (unsigned)n; engine.n++) {
 		struct reactor_options each = { .id = engine.n,
 						.cpu = cpus[engine.n],
@@ -112,8 +114,9 @@ struct stop {
 	unsigned left;
 };
 
-static void stop_end(struct stop *stop)
+static void stop_end(void *arg_of_stop)
 {
+	struct stop *stop = arg_of_stop;
 	dp_done_fn done = stop->done;
 	void *arg = stop->arg;
 	struct ctrlr *c;
@@ -141,7 +144,7 @@ static void stop_step(void *arg, int rc)
 	struct stop *stop = arg;
 
 	if (--stop->left == 0 && !stop_layer(stop))
-		stop_end(stop);
+		dp_spdk_stop(stop_end, stop);
 }
 
 /* Deletes the back ends that nothing lies on any more; false when there is none. */

@@ -372,6 +372,7 @@ int main(int argc, char **argv)
 		unlink(settings.channel_socket);
 	rpc_close();
 	rpc_bdev_forget_all();
+	rpc_spdk_forget_all();
 	loop_close();
 	dp_rdma_fini();
 	return 0;

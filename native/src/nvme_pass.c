@@ -49,7 +49,12 @@ struct nvme_pass_env nvme_pass_env = { real_call, real_is_namespace };
 
 /* -- at open */
 
-static int admin(int fd, uint8_t opcode, uint32_t nsid, uint32_t cdw10, uint32_t cdw11, void *data)
+static int call_of(const struct nvme_pass *pass, unsigned long request, void *arg)
+{
+	return pass->call ? pass->call(pass->arg, request, arg) : nvme_pass_env.call(pass->fd, request, arg);
+}
+
+static int admin(const struct nvme_pass *pass, uint8_t opcode, uint32_t nsid, uint32_t cdw10, uint32_t cdw11, void *data)
 {
 	struct nvme_passthru_cmd cmd = { .opcode = opcode,
 					 .nsid = nsid,
@@ -58,29 +63,29 @@ static int admin(int fd, uint8_t opcode, uint32_t nsid, uint32_t cdw10, uint32_t
 					 .addr = (uintptr_t)data,
 					 .data_len = opcode == 0x06 || opcode == 0x02 ? 4096 : 512 };
 
-	return nvme_pass_env.call(fd, NVME_IOCTL_ADMIN_CMD, &cmd);
+	return call_of(pass, NVME_IOCTL_ADMIN_CMD, &cmd);
 }
 
-static int identify(int fd, uint32_t nsid, uint8_t cns, uint8_t csi, uint8_t data[4096])
+static int identify(const struct nvme_pass *pass, uint32_t nsid, uint8_t cns, uint8_t csi, uint8_t data[4096])
 {
 	memset(data, 0, 4096);
-	return admin(fd, 0x06, nsid, cns, (uint32_t)csi << 24, data);
+	return admin(pass, 0x06, nsid, cns, (uint32_t)csi << 24, data);
 }
 
 /* Copy across namespaces has to be enabled by the host (Host Behavior Support, CDFE); Linux does not. */
-static bool enable_format_2(int fd)
+static bool enable_format_2(const struct nvme_pass *pass)
 {
 	uint8_t data[512] __attribute__((aligned(4096))) = { 0 };
 
-	if (admin(fd, 0x0A, 0, FEATURE_HOST_BEHAVIOR, 0, data) != 0)
+	if (admin(pass, 0x0A, 0, FEATURE_HOST_BEHAVIOR, 0, data) != 0)
 		return false;
 	if (data[HOST_BEHAVIOR_CDFE] & 4)
 		return true;
 	data[HOST_BEHAVIOR_CDFE] |= 4;
-	if (admin(fd, 0x09, 0, FEATURE_HOST_BEHAVIOR, 0, data) != 0)
+	if (admin(pass, 0x09, 0, FEATURE_HOST_BEHAVIOR, 0, data) != 0)
 		return false;
 	memset(data, 0, sizeof(data));
-	return admin(fd, 0x0A, 0, FEATURE_HOST_BEHAVIOR, 0, data) == 0 && data[HOST_BEHAVIOR_CDFE] & 4;
+	return admin(pass, 0x0A, 0, FEATURE_HOST_BEHAVIOR, 0, data) == 0 && data[HOST_BEHAVIOR_CDFE] & 4;
 }
 
 /* False: its blocks are not what the bdev shows. */
@@ -100,10 +105,10 @@ static bool read_namespace(struct nvme_pass *pass, unsigned block_shift, const u
 }
 
 /* Commands Supported and Effects: there are drives (QEMU's) that have Verify there and not in ONCS. */
-static bool effects_have(int fd, uint8_t opcode, uint8_t data[4096])
+static bool effects_have(const struct nvme_pass *pass, uint8_t opcode, uint8_t data[4096])
 {
 	memset(data, 0, 4096);
-	return admin(fd, 0x02, NSID_ALL, 0x05 | (4096 / 4 - 1) << 16, 0, data) == 0 && data[1024 + 4 * opcode] & 1;
+	return admin(pass, 0x02, NSID_ALL, 0x05 | (4096 / 4 - 1) << 16, 0, data) == 0 && data[1024 + 4 * opcode] & 1;
 }
 
 static unsigned read_controller(struct nvme_pass *pass, uint8_t *ctrl)
@@ -123,10 +128,10 @@ static unsigned read_controller(struct nvme_pass *pass, uint8_t *ctrl)
 		can |= NVME_PASS_COMPARE;
 	if (oncs & 1u << 8 && pass->copy_range && pass->copy_total) {
 		can |= NVME_PASS_COPY;
-		if (formats & 4 && enable_format_2(pass->fd))
+		if (formats & 4 && enable_format_2(pass))
 			can |= NVME_PASS_COPY_NS;
 	}
-	if (oncs & 1u << 7 || (effects && effects_have(pass->fd, OPC_VERIFY, ctrl)))
+	if (oncs & 1u << 7 || (effects && effects_have(pass, OPC_VERIFY, ctrl)))
 		can |= NVME_PASS_VERIFY;
 	return can;
 }
@@ -136,16 +141,33 @@ static void read_verify_limit(struct nvme_pass *pass, uint8_t data[4096])
 	uint64_t most = min_u64((uint64_t)VERIFY_BLOCKS_MAX << pass->shift, COMMAND_BYTES_MAX);
 
 	/* CNS 06h, NVM command set: VSL; a controller without that page has no limit of its own */
-	if (identify(pass->fd, 0, 0x06, 0, data) == 0 && data[0] && data[0] + PAGE_SHIFT_MIN < 31)
+	if (identify(pass, 0, 0x06, 0, data) == 0 && data[0] && data[0] + PAGE_SHIFT_MIN < 31)
 		most = min_u64(most, 1ull << (data[0] + PAGE_SHIFT_MIN));
 	pass->verify_bytes = (uint32_t)most;
 	if (!(most >> pass->shift))
 		atomic_fetch_and(&pass->can, ~(unsigned)NVME_PASS_VERIFY);
 }
 
-struct nvme_pass *nvme_pass_open(int fd, unsigned block_shift)
+/* What the drive says; NULL, and pass is freed: there is nothing that could be used. */
+static struct nvme_pass *inquire(struct nvme_pass *pass, unsigned block_shift)
 {
 	uint8_t data[4096] __attribute__((aligned(4096)));
+
+	if (identify(pass, pass->nsid, 0x00, 0, data) != 0 || !read_namespace(pass, block_shift, data) ||
+	    pass->start & ((1ull << pass->shift) - 1) || identify(pass, 0, 0x01, 0, data) != 0)
+		goto none;
+	atomic_init(&pass->can, read_controller(pass, data));
+	if (nvme_pass_can(pass, NVME_PASS_VERIFY))
+		read_verify_limit(pass, data);
+	if (atomic_load(&pass->can))
+		return pass;
+none:
+	free(pass);
+	return NULL;
+}
+
+struct nvme_pass *nvme_pass_open(int fd, unsigned block_shift)
+{
 	struct hd_geometry where = { 0 };
 	struct nvme_pass *pass;
 	int nsid;
@@ -161,17 +183,21 @@ struct nvme_pass *nvme_pass_open(int fd, unsigned block_shift)
 	pass->fd = fd;
 	pass->nsid = (uint32_t)nsid;
 	pass->start = (uint64_t)where.start << 9;
-	if (identify(fd, pass->nsid, 0x00, 0, data) != 0 || !read_namespace(pass, block_shift, data) ||
-	    pass->start & ((1ull << pass->shift) - 1) || identify(fd, 0, 0x01, 0, data) != 0)
-		goto none;
-	atomic_init(&pass->can, read_controller(pass, data));
-	if (nvme_pass_can(pass, NVME_PASS_VERIFY))
-		read_verify_limit(pass, data);
-	if (atomic_load(&pass->can))
-		return pass;
-none:
-	free(pass);
-	return NULL;
+	return inquire(pass, block_shift);
+}
+
+struct nvme_pass *nvme_pass_open_call(int (*call)(void *arg, unsigned long request, void *cmd), void *arg, uint32_t nsid,
+				      unsigned block_shift)
+{
+	struct nvme_pass *pass = calloc(1, sizeof(*pass));
+
+	if (!pass)
+		return NULL;
+	pass->fd = -1;
+	pass->nsid = nsid;
+	pass->call = call;
+	pass->arg = arg;
+	return inquire(pass, block_shift);
 }
 
 void nvme_pass_close(struct nvme_pass *pass)
@@ -222,7 +248,7 @@ static int command(struct nvme_pass *pass, enum nvme_pass_what what, struct nvme
 	if (pass->start && (nvme_pass_env.call(pass->fd, BLKGETSIZE64, &bytes) != 0 || end > bytes))
 		return -ENXIO;
 	cmd->nsid = pass->nsid;
-	rc = nvme_pass_env.call(pass->fd, NVME_IOCTL_IO_CMD, cmd);
+	rc = call_of(pass, NVME_IOCTL_IO_CMD, cmd);
 	if (rc > 0)
 		rc &= 0x7FF; /* without DNR, More, CRD */
 	if (for_good(rc))

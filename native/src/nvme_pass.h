@@ -30,10 +30,16 @@ struct nvme_pass {
 	uint32_t copy_range, copy_total, copy_ranges; /* MSSRL; MCL; MSRC + 1 entries */
 	uint32_t compare_bytes, verify_bytes;         /* a command */
 	_Atomic unsigned can;                         /* enum nvme_pass_what */
+	/* Instead of ioctls, for a namespace that the kernel does not have: requests NVME_IOCTL_*_CMD. */
+	int (*call)(void *arg, unsigned long request, void *cmd);
+	void *arg;
 };
 
 /* What a file is, at open. NULL: no NVMe namespace, or nothing that could be used of it. */
 struct nvme_pass *nvme_pass_open(int fd, unsigned block_shift);
+/* The same without a file. Calls call() at once, for admin commands. */
+struct nvme_pass *nvme_pass_open_call(int (*call)(void *arg, unsigned long request, void *cmd), void *arg, uint32_t nsid,
+				      unsigned block_shift);
 void nvme_pass_close(struct nvme_pass *pass);
 
 static inline bool nvme_pass_can(struct nvme_pass *pass, enum nvme_pass_what what)

@@ -637,8 +637,7 @@ static void rdma_begin(struct qpair *q)
 
 	io->begun = true;
 	c->count = rdma_count(c->dev, q->r);
-	q->r->poll = poll_all;
-	q->r->rest = rest_all;
+	reactor_poller(q->r, poll_all, rest_all);
 	poll_arm(io);
 	io->raw_due = true;
 	heat(io);

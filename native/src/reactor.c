@@ -11,6 +11,7 @@
 
 #include "common.h"
 #include "qpair.h"
+#include "spdk.h"
 
 #define RING_ENTRIES 1024u
 #define CQ_ENTRIES 8192u
@@ -231,6 +232,33 @@ static bool poll_hot(struct reactor *r)
 	return any;
 }
 
+void reactor_poller(struct reactor *r, bool (*poll)(struct reactor *r), bool (*rest)(struct reactor *r))
+{
+	for (unsigned i = 0; i < r->n_pollers; i++)
+		if (r->pollers[i].poll == poll)
+			return;
+	assert(r->n_pollers < POLLERS_MAX);
+	r->pollers[r->n_pollers++] = (struct reactor_poller){ poll, rest };
+}
+
+static bool poll_all(struct reactor *r)
+{
+	bool any = false;
+
+	for (unsigned i = 0; i < r->n_pollers; i++)
+		any |= r->pollers[i].poll(r);
+	return any;
+}
+
+static bool rest_all(struct reactor *r)
+{
+	bool any = false;
+
+	for (unsigned i = 0; i < r->n_pollers; i++)
+		any |= r->pollers[i].rest(r);
+	return any;
+}
+
 /*
  * A hint: the kernel can set IORING_SQ_TASKRUN after another CPU's work has been run already, and then it stays set until
  * there is work again. So it is never waited for to go away.
@@ -262,10 +290,10 @@ static void reactor_idle(struct reactor *r)
 	if (r->spin_ns && !flagged(r)) { /* a flag that is still set says nothing, and the sleep below runs what there is */
 		uint64_t now = start;
 
-		while (now - r->now_ns < r->spin_ns) {
+		while (now - r->now_ns < r->spin_ns || now < r->spin_until_ns) {
 			for (int i = 0; i < 16; i++) {
 				if (kernel_has_work(r) || atomic_load_explicit(&r->inbox, memory_order_relaxed) ||
-				    (r->poll && r->poll(r)))
+				    poll_all(r))
 					return;
 				if (r->n_hot)
 					break;
@@ -282,7 +310,7 @@ static void reactor_idle(struct reactor *r)
 		cool_all(r);
 		return;
 	}
-	if (r->poll && r->rest(r))
+	if (rest_all(r))
 		return;
 	atomic_store_explicit(&r->asleep, true, memory_order_seq_cst);
 	if (!atomic_load_explicit(&r->inbox, memory_order_seq_cst)) {
@@ -312,9 +340,14 @@ static void reactor_loop(struct reactor *r)
 		}
 		if (worked && r->n_hot)
 			poll_hot(r);
-		if (!LIST_EMPTY(&r->rdma_hot)) {
+		if (r->n_pollers) {
+			uint64_t before = r->now_ns;
+
 			r->now_ns = dp_now_ns();
-			worked |= r->poll(r);
+			if (poll_all(r))
+				worked = true;
+			else
+				r->now_ns = before;
 		}
 		reactor_flush(r);
 		if (io_uring_sq_ready(&r->ring) || flagged(r)) {
@@ -384,6 +417,9 @@ int reactor_start(struct reactor *r, const struct reactor_options *options)
 	rc = staging_init(&r->pool, options->pool_bytes, options->hugepages);
 	if (rc < 0)
 		return rc;
+	rc = dp_spdk_mem_add(r->pool.base, r->pool.units * STAGING_UNIT);
+	if (rc < 0)
+		goto no_efd;
 	r->efd = eventfd(0, EFD_CLOEXEC);
 	if (r->efd < 0) {
 		rc = -errno;
@@ -404,6 +440,7 @@ int reactor_start(struct reactor *r, const struct reactor_options *options)
 no_thread:
 	close(r->efd);
 no_efd:
+	dp_spdk_mem_remove(r->pool.base, r->pool.units * STAGING_UNIT);
 	staging_fini(&r->pool);
 	return rc;
 }
@@ -428,6 +465,7 @@ void reactor_stop(struct reactor *r)
 	reactor_send(r, &stop->msg);
 	pthread_join(r->thread, NULL);
 	close(r->efd);
+	dp_spdk_mem_remove(r->pool.base, r->pool.units * STAGING_UNIT);
 	staging_fini(&r->pool);
 	sem_destroy(&r->started);
 }

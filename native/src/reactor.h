@@ -15,6 +15,7 @@
 #include "staging.h"
 
 #define REACTORS_MAX 64u
+#define POLLERS_MAX 2u
 #define HOT_MAX 2u /* queues that are read without the ring; each costs a system call a round */
 
 #ifndef IORING_SEND_ZC_REPORT_USAGE /* liburing 2.4 */
@@ -42,6 +43,12 @@ LIST_HEAD(ctrlr_r_list, ctrlr_r);
 LIST_HEAD(upcall_list, upcall);
 LIST_HEAD(rdma_hot_list, rdma_io);
 
+/* What has no descriptor in the ring: RDMA's completion queues, drives in user space. */
+struct reactor_poller {
+	bool (*poll)(struct reactor *r); /* true: there was something */
+	bool (*rest)(struct reactor *r); /* before it sleeps: asks to be woken; true: there was something, do not sleep */
+};
+
 struct reactor {
 	struct io_uring ring;
 	unsigned id;
@@ -60,9 +67,9 @@ struct reactor {
 	bool defer_taskrun, taskrun_flag, poll_first;
 	bool stopping;
 	bool copying; /* an overlapping Copy has its memory */
-	/* NVMe/RDMA: looks at the completion queues in use, and asks to be woken by them; true: there was something. */
-	bool (*poll)(struct reactor *r);
-	bool (*rest)(struct reactor *r);
+	struct reactor_poller pollers[POLLERS_MAX];
+	unsigned n_pollers;
+	uint64_t spin_until_ns; /* a poller waits for something that nothing wakes it for */
 	struct rdma_hot_list rdma_hot;
 	/* Without a ring (tests, fuzzers): takes what a queue sends; returns how much of it "the socket took". */
 	ssize_t (*sink)(struct qpair *q, const struct iovec *iov, unsigned n);
@@ -95,6 +102,7 @@ void reactor_stop(struct reactor *r);                                         /*
 void reactor_send(struct reactor *r, struct rmsg *msg);                       /* any thread */
 void reactor_run_inbox(struct reactor *r);                                    /* tests without a thread */
 void reactor_flush(struct reactor *r);
+void reactor_poller(struct reactor *r, bool (*poll)(struct reactor *r), bool (*rest)(struct reactor *r)); /* once is enough */
 
 /*
  * While one or two queues exchange a command at a time, the ring only costs: arming a poll, waking it, running its task

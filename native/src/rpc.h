@@ -21,9 +21,9 @@
 #define RPC_REQUEST_BYTES_MAX (4u << 20) /* 1,024 namespaces of a controller are under 400 KiB */
 #define RPC_PARAMS_SIZE_MAX 512
 
-enum rpc_type { RPC_STRING, RPC_BOOL, RPC_U64, RPC_U32, RPC_U16, RPC_U8, RPC_ARRAY };
+enum rpc_type { RPC_STRING, RPC_BOOL, RPC_U64, RPC_U32, RPC_U16, RPC_U8, RPC_I32, RPC_ARRAY };
 
-/* Where a parameter goes: const char *, bool, uintN_t or const json_t * at offset of the method's structure. */
+/* Where a parameter goes: const char *, bool, uintN_t, int32_t or const json_t * at offset of the method's structure. */
 struct rpc_param {
 	const char *name;
 	enum rpc_type type;

@@ -242,10 +242,35 @@ void rpc_bdev_error_create(struct rpc_request *request, const void *params)
 	       json_pack("{s:s, s:s?}", "base_name", p->base_name, "uuid", p->uuid));
 }
 
+int rpc_bdev_add(const struct dp_bdev_config *config, const char *method, json_t *params, char err[DP_ERR_MAX])
+{
+	struct dp_bdev_facts facts = {0};
+	json_t *made_from = json_pack("{s:s, s:o}", "method", method, "params", params);
+	int rc = -EEXIST;
+
+	if (find(config->name))
+		snprintf(err, DP_ERR_MAX, "bdev '%.100s' exists already", config->name);
+	else
+		rc = dp_bdev_create(config, &facts, err);
+	if (rc < 0) {
+		json_decref(made_from);
+		return rc;
+	}
+	return remember(config->name, made_from, &facts) ? 0 : -ENOMEM;
+}
+
+json_t *rpc_bdev_show(const char *name)
+{
+	const struct entry *entry = find(name);
+
+	return entry && !entry->deleting ? facts_json(entry) : NULL;
+}
+
 /* -- change ---------------------------------------------------------------------------------------------------------- */
 
 struct deletion {
-	struct rpc_request *request;
+	dp_done_fn done;
+	void *arg;
 	struct entry *entry;
 };
 
@@ -257,29 +282,45 @@ static void deleted(void *arg, int rc)
 		deletion->entry->deleting = false;
 	else
 		forget(deletion->entry);
-	rpc_finish(deletion->request, rc, NULL);
+	deletion->done(deletion->arg, rc);
 	free(deletion);
+}
+
+void rpc_bdev_remove(const char *name, dp_done_fn done, void *arg)
+{
+	struct entry *entry = find(name);
+	struct deletion *deletion = entry && !entry->deleting ? malloc(sizeof(*deletion)) : NULL;
+	int rc;
+
+	if (!deletion) {
+		done(arg, entry ? -EBUSY : -ENODEV);
+		return;
+	}
+	*deletion = (struct deletion){.done = done, .arg = arg, .entry = entry};
+	entry->deleting = true;
+	rc = dp_bdev_delete(entry->name, deleted, deletion);
+	if (rc < 0)
+		deleted(deletion, rc);
+}
+
+void rpc_bdev_remove_made_from(const json_t *params, dp_done_fn done, void *arg, unsigned *left)
+{
+	struct entry *next;
+
+	for (struct entry *entry = entries; entry; entry = next) {
+		next = entry->next;
+		if (entry->deleting || json_object_get(entry->config, "params") != params)
+			continue;
+		++*left;
+		rpc_bdev_remove(entry->name, done, arg);
+	}
 }
 
 void rpc_bdev_delete(struct rpc_request *request, const void *params)
 {
 	const struct rpc_bdev_name *p = params;
-	struct entry *entry = require(request, p->name);
-	struct deletion *deletion;
-	int rc;
-
-	if (!entry)
-		return;
-	deletion = malloc(sizeof(*deletion));
-	if (!deletion) {
-		rpc_finish(request, -ENOMEM, NULL);
-		return;
-	}
-	*deletion = (struct deletion){.request = request, .entry = entry};
-	entry->deleting = true;
-	rc = dp_bdev_delete(entry->name, deleted, deletion);
-	if (rc < 0)
-		deleted(deletion, rc);
+	if (require(request, p->name))
+		rpc_bdev_remove(p->name, rpc_finished, request);
 }
 
 static void resize(struct rpc_request *request, struct entry *entry, uint64_t num_blocks)

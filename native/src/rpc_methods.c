@@ -10,6 +10,7 @@
 #define FITS(type) _Static_assert(sizeof(struct type) <= RPC_PARAMS_SIZE_MAX, "")
 FITS(rpc_bdev_create);
 FITS(rpc_bdev_inject);
+FITS(rpc_nvme_attach);
 
 /* SPDK's parameters; of a back end that is shared by aio and uring, the union of both. */
 static const struct rpc_param ram_params[] = {
@@ -165,6 +166,40 @@ static const struct rpc_param calibrate_params[] = {
 	{AT(rpc_pool_calibrate, journal), .type = RPC_STRING},
 	{0},
 };
+static const struct rpc_param nvme_attach_params[] = {
+	{AT(rpc_nvme_attach, name), .type = RPC_STRING, .required = true},
+	{AT(rpc_nvme_attach, trtype), .type = RPC_STRING, .required = true},
+	{AT(rpc_nvme_attach, traddr), .type = RPC_STRING, .required = true},
+	{AT(rpc_nvme_attach, adrfam), .type = RPC_STRING},
+	{AT(rpc_nvme_attach, trsvcid), .type = RPC_STRING},
+	{AT(rpc_nvme_attach, subnqn), .type = RPC_STRING},
+	{AT(rpc_nvme_attach, hostnqn), .type = RPC_STRING},
+	{AT(rpc_nvme_attach, hostaddr), .type = RPC_STRING},
+	{AT(rpc_nvme_attach, hostsvcid), .type = RPC_STRING},
+	{AT(rpc_nvme_attach, hdgst), .type = RPC_BOOL},
+	{AT(rpc_nvme_attach, ddgst), .type = RPC_BOOL},
+	{AT(rpc_nvme_attach, ctrlr_loss_timeout_sec), .type = RPC_I32},
+	{AT(rpc_nvme_attach, reconnect_delay_sec), .type = RPC_U32},
+	{AT(rpc_nvme_attach, fast_io_fail_timeout_sec), .type = RPC_U32},
+	{0},
+};
+#define AS_IT_IS UINT64_MAX /* of what is left out */
+static const struct rpc_param nvme_options_params[] = {
+	{AT(rpc_nvme_options, action_on_timeout), .type = RPC_STRING},
+	{AT(rpc_nvme_options, timeout_us), .type = RPC_U64, .preset = AS_IT_IS},
+	{AT(rpc_nvme_options, timeout_admin_us), .type = RPC_U64, .preset = AS_IT_IS},
+	{AT(rpc_nvme_options, keep_alive_timeout_ms), .type = RPC_U64, .preset = AS_IT_IS},
+	{AT(rpc_nvme_options, bdev_retry_count), .type = RPC_I32, .preset = (uint64_t)INT32_MIN},
+	{AT(rpc_nvme_options, ctrlr_loss_timeout_sec), .type = RPC_I32, .preset = (uint64_t)INT32_MIN},
+	{AT(rpc_nvme_options, reconnect_delay_sec), .type = RPC_U32, .preset = UINT32_MAX},
+	{AT(rpc_nvme_options, fast_io_fail_timeout_sec), .type = RPC_U32, .preset = UINT32_MAX},
+	{0},
+};
+static const struct rpc_param nvme_hotplug_params[] = {
+	{AT(rpc_nvme_hotplug, enable), .type = RPC_BOOL, .required = true},
+	{AT(rpc_nvme_hotplug, period_us), .type = RPC_U64},
+	{0},
+};
 struct methods_params {
 	bool current, include_aliases;
 };
@@ -199,8 +234,8 @@ static void get_info(struct rpc_request *request, const void *params)
 
 	(void)params;
 	free(text);
-	rpc_reply(request, json_pack("{s:s, s:i, s:o?, s:o}", "version", DP_VERSION, "pid", (int)getpid(), "engine", engine,
-				     "rdma", dp_rdma_info()));
+	rpc_reply(request, json_pack("{s:s, s:i, s:o?, s:o, s:o}", "version", DP_VERSION, "pid", (int)getpid(), "engine", engine,
+				     "rdma", dp_rdma_info(), "spdk", rpc_spdk_info()));
 }
 
 const struct rpc_method rpc_methods[] = {
@@ -223,6 +258,13 @@ const struct rpc_method rpc_methods[] = {
 	{"bdev_error_create", error_params, rpc_bdev_error_create},
 	{"bdev_error_delete", name_params, rpc_bdev_delete},
 	{"bdev_error_inject_error", inject_params, rpc_bdev_inject_error},
+	{"bdev_nvme_attach_controller", nvme_attach_params, rpc_nvme_attach},
+	{"bdev_nvme_detach_controller", name_params, rpc_nvme_detach},
+	{"bdev_nvme_get_controllers", any_name_params, rpc_nvme_get_controllers},
+	{"bdev_nvme_reset_controller", name_params, rpc_nvme_reset},
+	{"bdev_nvme_get_controller_health_info", name_params, rpc_nvme_health},
+	{"bdev_nvme_set_options", nvme_options_params, rpc_nvme_set_options},
+	{"bdev_nvme_set_hotplug", nvme_hotplug_params, rpc_nvme_set_hotplug},
 	{"bdev_set_qos_limit", qos_params, rpc_bdev_set_qos_limit},
 	{"bdev_enable_histogram", histogram_params, rpc_bdev_enable_histogram},
 	{"bdev_get_histogram", name_params, rpc_bdev_get_histogram},

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * rpc_methods.h: what the JSON-RPC server can do: rpc_bdev.c back ends, rpc_view.c controllers and queues, rpc_pool.c pools of
- * peer memory.
+ * peer memory, rpc_spdk.c controllers in user space.
  */
 #pragma once
 
@@ -74,6 +74,42 @@ void rpc_bdev_changed(const char *name, const struct dp_bdev_facts *facts); /* d
 void rpc_bdev_forget_all(void);
 /* Of struct rpc_bdev_name: each for that bdev, or for all. False, answered already, when it does not exist. */
 bool rpc_bdev_each(struct rpc_request *request, const void *params, void (*each)(const char *name, void *arg), void *arg);
+
+/* One that another method has made: as if it had been created. params: what it was made from, taken over. */
+int rpc_bdev_add(const struct dp_bdev_config *config, const char *method, json_t *params, char err[DP_ERR_MAX]);
+json_t *rpc_bdev_show(const char *name); /* its facts; NULL: there is none */
+void rpc_bdev_remove(const char *name, dp_done_fn done, void *arg); /* -ENODEV, -EBUSY */
+/* The same for all that were added with these very params; *left is raised by one for each, before done can come. */
+void rpc_bdev_remove_made_from(const json_t *params, dp_done_fn done, void *arg, unsigned *left);
+
+/* -- rpc_spdk.c: controllers in user space ---------------------------------------------------------------------------- */
+
+struct rpc_nvme_attach {
+	const char *name, *trtype, *traddr, *adrfam, *trsvcid, *subnqn, *hostnqn, *hostaddr, *hostsvcid;
+	bool hdgst, ddgst;
+	int32_t ctrlr_loss_timeout_sec;
+	uint32_t reconnect_delay_sec, fast_io_fail_timeout_sec;
+};
+struct rpc_nvme_options {
+	const char *action_on_timeout;
+	uint64_t timeout_us, timeout_admin_us, keep_alive_timeout_ms;
+	int32_t bdev_retry_count, ctrlr_loss_timeout_sec;
+	uint32_t reconnect_delay_sec, fast_io_fail_timeout_sec;
+};
+struct rpc_nvme_hotplug {
+	bool enable;
+	uint64_t period_us;
+};
+
+void rpc_nvme_attach(struct rpc_request *request, const void *params);
+void rpc_nvme_detach(struct rpc_request *request, const void *params);
+void rpc_nvme_get_controllers(struct rpc_request *request, const void *params);
+void rpc_nvme_reset(struct rpc_request *request, const void *params);
+void rpc_nvme_health(struct rpc_request *request, const void *params);
+void rpc_nvme_set_options(struct rpc_request *request, const void *params);
+void rpc_nvme_set_hotplug(struct rpc_request *request, const void *params);
+json_t *rpc_spdk_info(void);
+void rpc_spdk_forget_all(void);
 
 /* -- rpc_pool.c: pools of peer memory -------------------------------------------------------------------------------- */
 

@@ -6,6 +6,18 @@
 
 static const uint64_t limits[] = {[RPC_U64] = INT64_MAX, [RPC_U32] = UINT32_MAX, [RPC_U16] = UINT16_MAX, [RPC_U8] = UINT8_MAX};
 
+static bool is_number(enum rpc_type type)
+{
+	return type >= RPC_U64 && type <= RPC_I32;
+}
+
+static bool fits(enum rpc_type type, json_int_t number)
+{
+	if (type == RPC_I32)
+		return number >= INT32_MIN && number <= INT32_MAX;
+	return number >= 0 && (uint64_t)number <= limits[type];
+}
+
 static void store_number(enum rpc_type type, void *at, uint64_t number)
 {
 	switch (type) {
@@ -14,6 +26,9 @@ static void store_number(enum rpc_type type, void *at, uint64_t number)
 		break;
 	case RPC_U32:
 		*(uint32_t *)at = (uint32_t)number;
+		break;
+	case RPC_I32:
+		*(int32_t *)at = (int32_t)number;
 		break;
 	case RPC_U16:
 		*(uint16_t *)at = (uint16_t)number;
@@ -50,13 +65,14 @@ static bool decode_one(const struct rpc_param *param, const json_t *value, void 
 		expected = "an array";
 		break;
 	default:
-		if (json_is_integer(value) && json_integer_value(value) >= 0 &&
-		    (uint64_t)json_integer_value(value) <= limits[param->type]) {
+		if (json_is_integer(value) && fits(param->type, json_integer_value(value))) {
 			store_number(param->type, at, (uint64_t)json_integer_value(value));
 			return true;
 		}
 	}
-	if (param->type >= RPC_U64 && param->type <= RPC_U8)
+	if (param->type == RPC_I32)
+		snprintf(err, DP_ERR_MAX, "%s: expected a whole number", param->name);
+	else if (is_number(param->type))
 		snprintf(err, DP_ERR_MAX, "%s: expected a whole number from 0 to %llu", param->name,
 			 (unsigned long long)limits[param->type]);
 	else
@@ -98,7 +114,7 @@ bool rpc_params_decode(const struct rpc_param *table, json_t *params, void *out,
 		} else if (param->required) {
 			snprintf(err, DP_ERR_MAX, "%s: required, and missing", param->name);
 			return false;
-		} else if (param->type >= RPC_U64 && param->type <= RPC_U8) {
+		} else if (is_number(param->type)) {
 			store_number(param->type, at, param->preset);
 		}
 	}

@@ -24,7 +24,7 @@ bool dp_spdk_built(void);
 const char *dp_spdk_version(void); /* NULL: built without */
 bool dp_spdk_active(void);         /* it was started, and it runs */
 /* At the beginning of the process: SPDK's handler of SIGBUS serves from its first fault to the process' default. */
-void dp_spdk_early(void);
+void dp_spdk_early(bool hugepages); /* hugepages: use them if there are enough */
 /* Starts SPDK's environment, once; later calls are answered with how that went. */
 void dp_spdk_start(dp_spdk_done_fn done, void *arg);
 /* After the last bdev and pool is gone, before the reactors end: detaches all controllers. */
@@ -67,7 +67,7 @@ struct dp_spdk_ctrlr {
 /* The namespaces are found; nobody has made back ends of them yet (dp_bdev_create, kind DP_BDEV_SPDK, that name).
  * -EEXIST, -EINVAL, -ENODEV, or what connecting to it met. */
 void dp_spdk_attach(const struct dp_spdk_attach *attach, dp_spdk_done_fn done, void *arg);
-/* Its back ends have been deleted. -ENODEV; -EBUSY: one has not, or a pool holds it. */
+/* Its back ends have been deleted, or are being: waits for that. -ENODEV; -EBUSY: a pool holds it. */
 void dp_spdk_detach(const char *name, dp_spdk_done_fn done, void *arg);
 /* I/O in flight is done again afterwards. -ENODEV, -EBUSY (at it already), -EIO. */
 void dp_spdk_reset(const char *name, dp_spdk_done_fn done, void *arg);
@@ -85,7 +85,7 @@ enum dp_spdk_action { DP_SPDK_ACTION_NONE, DP_SPDK_ACTION_ABORT, DP_SPDK_ACTION_
 struct dp_spdk_options {
 	uint64_t timeout_us, timeout_admin_us; /* of a command; 0: none */
 	enum dp_spdk_action action_on_timeout;
-	uint32_t bdev_retry_count;    /* of a command that the drive has not decided */
+	int32_t bdev_retry_count;     /* of a command that the drive has not decided; -1: for ever */
 	uint64_t keep_alive_timeout_ms; /* TCP; 0: SPDK's default */
 	/* for those who give none at attach */
 	int32_t ctrlr_loss_timeout_sec;
@@ -111,7 +111,7 @@ bool dp_spdk_mem_reaches(const void *addr, size_t bytes);
 struct dp_spdk_hold;
 
 /* The attached PCIe controller with that BDF, held: it is not detached before dp_spdk_let_go. gone: it was removed or reset,
- * what lay in its memory is lost, what was mapped stays mapped until let_go; any thread. NULL: none is attached. */
+ * what lay in its memory is lost, what was mapped stays mapped until let_go; any thread, and it calls nothing here. NULL: none is attached. */
 struct dp_spdk_hold *dp_spdk_hold(const char *bdf, void (*gone)(void *arg, const char *why), void *arg);
 void dp_spdk_let_go(struct dp_spdk_hold *hold);
 const char *dp_spdk_hold_name(const struct dp_spdk_hold *hold); /* of the controller */

@@ -22,7 +22,7 @@ bool dp_spdk_active(void)
 	return false;
 }
 
-void dp_spdk_early(void)
+void dp_spdk_early(bool hugepages)
 {
 }
 

@@ -36,6 +36,22 @@ static void unlink_block(struct staging_free *block)
 	block->next->prev = block->prev;
 }
 
+/* As huge pages would lie: where drives in user space reach it, it is registered in pieces of that size. */
+static uint8_t *map_aligned(size_t bytes)
+{
+	uint8_t *at = mmap(NULL, bytes + STAGING_ALIGN, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	size_t before;
+
+	if (at == MAP_FAILED)
+		return MAP_FAILED;
+	before = -(uintptr_t)at & (STAGING_ALIGN - 1);
+	if (before)
+		munmap(at, before);
+	if (before != STAGING_ALIGN)
+		munmap(at + before + bytes, STAGING_ALIGN - before);
+	return at + before;
+}
+
 int staging_init(struct staging *pool, size_t bytes, bool hugepages)
 {
 	size_t unit = 0;
@@ -49,7 +65,7 @@ int staging_init(struct staging *pool, size_t bytes, bool hugepages)
 		pool->huge = pool->base != MAP_FAILED;
 	}
 	if (pool->base == MAP_FAILED)
-		pool->base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+		pool->base = map_aligned(bytes);
 	if (pool->base == MAP_FAILED)
 		return -errno;
 	pool->units = bytes / STAGING_UNIT;

@@ -9,7 +9,10 @@
 
 uint32_t status_of_errno(int error, bool write)
 {
-	switch (error < 0 ? -error : error) {
+	error = error < 0 ? -error : error;
+	if (error & BDEV_NVME)
+		return (uint32_t)error & ~(uint32_t)BDEV_NVME;
+	switch (error) {
 	case EIO:
 	case EREMOTEIO:
 	case EILSEQ:
