@@ -77,6 +77,16 @@ int engine_pools_watch(void)
 
 /* -- life */
 
+static void (*pools_changed)(struct pool *pool, bool there);
+
+void engine_pools_tell(void (*changed)(struct pool *pool, bool there))
+{
+	pools_changed = changed;
+	for (unsigned i = 1; i <= POOLS_MAX && changed; i++)
+		if (atomic_load(&pool_at(i)->state) == POOL_LIVE && !pool_at(i)->hidden)
+			changed(pool_at(i), true);
+}
+
 /* An index that was another pool's before starts from zero. Nobody counts for it now. */
 static void clear_counters(const struct pool *pool)
 {
@@ -107,6 +117,8 @@ int dp_pool_create(const struct dp_pool_config *config, struct dp_pool_facts *fa
 	if (pool->renamed)
 		clear_counters(pool);
 	facts->bytes = pool->bytes;
+	if (pools_changed)
+		pools_changed(pool, true);
 	engine_retie_pool(pool->name, pool, nothing, NULL);
 	return 0;
 }
@@ -140,6 +152,8 @@ static void end_if_over(struct pool_end *end)
 		return;
 	end->done = NULL;
 	if (end->idle) {
+		if (pools_changed)
+			pools_changed(end->pool, false);
 		pool_destroy(end->pool);
 		free(end);
 	}
@@ -206,6 +220,8 @@ int dp_pool_delete(const char *name, dp_done_fn done, void *arg, char err[DP_ERR
 
 static void destroy_now(void *arg)
 {
+	if (pools_changed)
+		pools_changed(arg, false);
 	pool_destroy(arg);
 }
 

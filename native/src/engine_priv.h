@@ -37,6 +37,10 @@ struct fan;
 int ctrlr_push(const struct ctrlr *ctrlr, void (*done)(void *arg), void *arg); /* the view to all reactors; 0 or -ENOMEM */
 int ctrlr_drop(uint64_t key, void (*done)(void *arg), void *arg);
 
+/* engine_pool.c: somebody who has to know of each pool: there, from its creation on; not there any more, when nothing of it
+ * is in use, just before its memory is given back. One at most; told of those that exist already. */
+void engine_pools_tell(void (*changed)(struct pool *pool, bool there));
+
 /* engine.c */
 void *engine_step_new(dp_done_fn done, void *arg);
 void engine_step(void *arg); /* calls done(arg, 0) of engine_step_new */

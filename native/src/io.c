@@ -198,20 +198,11 @@ void io_host_room(struct request *rq)
 		io_room(q);
 }
 
-/* NVMe/RDMA: the device does not reach the memory of pools. */
-static void count_unreachable(const struct request *rq)
-{
-	enum pool_use use = rq->opc == OPC_READ ? POOL_READ : POOL_WRITE;
-
-	if (rq->ns && !rq->fuse && (rq->opc == OPC_READ || rq->opc == OPC_WRITE) && rq->ns->pool[use])
-		io_pool_count_fallback(rq, rq->ns->pool[use]);
-}
-
 /* Payload that is not here yet must have a place before it may come, from either side. */
 static void make_room(struct request *rq)
 {
-	if (DP_UNLIKELY(rq->q->keyed))
-		count_unreachable(rq);
+	if (DP_UNLIKELY(rq->q->keyed) && io_pool_of(rq) && !io_pooled(rq)) /* its device does not reach it */
+		io_pool_count_fallback(rq, io_pool_of(rq));
 	if (!rq->stage_bytes || rq->pbuf)
 		io_has_room(rq);
 	else if (DP_UNLIKELY(io_pooled(rq)) && io_pool_room(rq))
@@ -417,7 +408,7 @@ static void init_request(struct request *rq, const uint8_t sqe[64])
 	rq->step = 0;
 	rq->first = rq->second = NULL;
 	rq->locked = rq->unlocked_counted = rq->entered = rq->stream = false;
-	rq->host_only = rq->q->keyed; /* memory of pools is not registered with RDMA devices */
+	rq->host_only = false;
 	rq->remote.invalidate = false;
 	rq->status = 0;
 }

@@ -63,11 +63,20 @@ void io_respond(struct request *rq, uint32_t status);
 void io_need_locks(struct bdev *bdev); /* io_locks.c: a fused pair has come */
 
 /* io_pool.c: payload in pools */
+static inline struct pool *io_pool_of(const struct request *rq)
+{
+	if (!rq->ns || rq->fuse)
+		return NULL;
+	return rq->opc == OPC_READ ? rq->ns->pool[POOL_READ] : rq->opc == OPC_WRITE ? rq->ns->pool[POOL_WRITE] : NULL;
+}
+
 static inline bool io_pooled(const struct request *rq)
 {
-	if (!rq->ns || rq->fuse || rq->host_only)
+	const struct pool *pool = io_pool_of(rq);
+
+	if (!pool || rq->host_only)
 		return false;
-	return (rq->opc == OPC_READ && rq->ns->pool[POOL_READ]) || (rq->opc == OPC_WRITE && rq->ns->pool[POOL_WRITE]);
+	return !rq->q->keyed || (rq->q->ops->reaches && rq->q->ops->reaches(rq->q, pool));
 }
 
 /* Of a request that io_pooled is true of. now: a buffer at once? room: it has one, or waits for one, and goes on by itself;

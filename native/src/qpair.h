@@ -167,6 +167,8 @@ struct qpair_ops {
 	void (*closing)(struct qpair *q);    /* takes the next step of the end, if any is possible */
 	void (*over)(struct qpair *q);       /* control thread: it has ended, its reactor may hear nothing more of it */
 	void (*free)(struct qpair *q);       /* control thread: all that the transport has of it */
+	/* Where SGLs are keyed: its device moves data to and from that pool by itself. NULL: of no pool. */
+	bool (*reaches)(const struct qpair *q, const struct pool *pool);
 };
 
 extern const struct qpair_ops qpair_tcp_ops;

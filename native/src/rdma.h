@@ -46,6 +46,7 @@ int dp_rdma_listen(const struct dp_rdma_listen *listen, char err[DP_ERR_MAX]);
 int dp_rdma_unlisten(const char *traddr, const char *trsvcid, const char *adrfam); /* -ENOENT; connections go on */
 json_t *dp_rdma_devices(void);
 json_t *dp_rdma_info(void);
+json_t *dp_rdma_pool(const char *name); /* of each device in use: does it reach that pool's memory, or why not */
 
 /* H2C data of the newest unanswered capsule with that CID: events.data follows. */
 void dp_rdma_fetch(uint64_t conn, uint16_t cid, uint32_t length);

@@ -435,8 +435,14 @@ bool dp_rdma_built(void)
 	return true;
 }
 
+json_t *dp_rdma_pool(const char *name)
+{
+	return rdma_dev_pool(name);
+}
+
 void dp_rdma_init(const struct dp_rdma_events *events)
 {
+	engine_pools_tell(rdma_dev_pool_changed);
 	rdma_ctl_init(events);
 }
 
@@ -509,6 +515,7 @@ void dp_rdma_reset(void)
 
 void dp_rdma_fini(void)
 {
+	engine_pools_tell(NULL);
 	rdma_dev_fini();
 	if (channel) {
 		loop_remove(&channel_source);

@@ -9,6 +9,9 @@
  */
 #include "rdma_priv.h"
 
+#include "pool_device.h"
+#include "pool_priv.h"
+
 #include <arpa/inet.h>
 #include <assert.h>
 #include <errno.h>
@@ -130,6 +133,68 @@ static void on_async(struct loop_source *source, uint32_t events)
 	}
 }
 
+/* -- memory of pools that is a device's: there is no ibv_reg_mr of it, as that pins */
+
+static void peer_register(struct rdma_dev *dev, struct pool *pool)
+{
+	const unsigned index = pool_index(pool);
+	const int fd = pool->device ? pool_device_dmabuf(pool->device) : -1;
+	struct ibv_mr *mr;
+
+	dev->no_peer_mr[index][0] = 0;
+	if (fd < 0) {
+		snprintf(dev->no_peer_mr[index], sizeof(dev->no_peer_mr[index]), "there is no dma-buf of it");
+		return;
+	}
+	mr = ibv_reg_dmabuf_mr(dev->pd, 0, pool->bytes, (uintptr_t)pool->base, fd, IBV_ACCESS_LOCAL_WRITE);
+	if (!mr)
+		snprintf(dev->no_peer_mr[index], sizeof(dev->no_peer_mr[index]), "its driver makes no region of a dma-buf: %s",
+			 strerror(errno));
+	atomic_store(&dev->peer_mr[index], mr);
+	log_info("rdma.peer_memory", "%s and pool %s: %s", ibv_get_device_name(dev->verbs->device), pool_name(pool),
+		 mr ? "registered" : dev->no_peer_mr[index]);
+}
+
+static void peer_forget(struct rdma_dev *dev, unsigned index)
+{
+	struct ibv_mr *mr = atomic_exchange(&dev->peer_mr[index], NULL);
+
+	if (mr)
+		ibv_dereg_mr(mr);
+}
+
+void rdma_dev_pool_changed(struct pool *pool, bool there)
+{
+	struct rdma_dev *dev;
+
+	LIST_FOREACH(dev, &devs, link)
+		if (!there)
+			peer_forget(dev, pool_index(pool));
+		else if (!dev->removed)
+			peer_register(dev, pool);
+}
+
+static void peers_register(struct rdma_dev *dev)
+{
+	for (unsigned i = 1; i <= POOLS_MAX; i++)
+		if (atomic_load(&pool_at(i)->state) == POOL_LIVE && !pool_at(i)->hidden && !pool_is_lost(pool_at(i)))
+			peer_register(dev, pool_at(i));
+}
+
+json_t *rdma_dev_pool(const char *name)
+{
+	const struct pool *pool = pool_find(name);
+	json_t *rows = json_array();
+	struct rdma_dev *dev;
+
+	LIST_FOREACH(dev, &devs, link)
+		if (pool && !dev->removed)
+			json_array_append_new(rows, json_pack("{s:s, s:b, s:s}", "device", ibv_get_device_name(dev->verbs->device),
+							      "registered", atomic_load(&dev->peer_mr[pool_index(pool)]) != NULL,
+							      "reason", dev->no_peer_mr[pool_index(pool)]));
+	return rows;
+}
+
 /* -- life */
 
 static void dev_free(struct rdma_dev *dev)
@@ -142,6 +207,8 @@ static void dev_free(struct rdma_dev *dev)
 			ibv_dereg_mr(dev->pool_mr[i]);
 	if (dev->ctl_mr)
 		ibv_dereg_mr(dev->ctl_mr);
+	for (unsigned i = 1; i <= POOLS_MAX; i++)
+		peer_forget(dev, i);
 	if (dev->pd)
 		ibv_dealloc_pd(dev->pd);
 	if (dev->anchor)
@@ -205,6 +272,7 @@ struct rdma_dev *rdma_dev_get(struct rdma_cm_id *id, int *rc)
 	log_info("rdma.device", "%s: staging memory registered", ibv_get_device_name(verbs->device));
 	dev->anchor = rdma_cm_anchor(id);
 	dev->users = 1;
+	peers_register(dev);
 	return dev;
 }
 

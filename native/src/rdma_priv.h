@@ -46,6 +46,10 @@ struct rdma_dev {
 	struct ibv_device_attr attr;
 	struct ibv_mr *pool_mr[REACTORS_MAX]; /* staging memory of each reactor */
 	struct ibv_mr *ctl_mr;                /* that of the control thread */
+	/* Of pools that are exported as a dma-buf, by their index; the control thread writes, before the first and after the
+	 * last buffer of a pool. */
+	_Atomic(struct ibv_mr *) peer_mr[POOLS_MAX + 1];
+	char no_peer_mr[POOLS_MAX + 1][80]; /* why not; control thread */
 	struct rdma_rx *srq;
 	uint32_t srq_icd; /* in-capsule data that its slots hold */
 	struct loop_source async;
@@ -62,6 +66,7 @@ struct rdma_dev {
 #define RDMA_WR_SEND 2u
 #define RDMA_WR_READ 3u
 #define RDMA_WR_WRITE 4u
+#define RDMA_WR_DATA 5u /* the last RDMA WRITE of data whose response comes later */
 #define RDMA_WR_KIND(id) ((unsigned)((id) & 7))
 #define RDMA_WR_INDEX(id) ((uint32_t)((id) >> 3))
 #define RDMA_WR(kind, index) ((uint64_t)(index) << 3 | (kind))
@@ -106,6 +111,8 @@ struct rdma_dev *rdma_dev_get(struct rdma_cm_id *id, int *rc); /* that of a requ
 void rdma_dev_put(struct rdma_dev *dev);
 struct rdma_rx *rdma_dev_srq(struct rdma_dev *dev, uint32_t depth, uint32_t icd_max); /* NULL: there is none */
 json_t *rdma_dev_list(void);
+json_t *rdma_dev_pool(const char *name); /* the devices in use: whether each has a pool's memory, or why not */
+void rdma_dev_pool_changed(struct pool *pool, bool there);
 void rdma_dev_removed(struct ibv_context *verbs);
 void rdma_dev_settle(void);
 void rdma_dev_fini(void);

@@ -2,7 +2,8 @@
  *
  * rdma_queue.c: an I/O queue over NVMe/RDMA on its reactor. Data of a Read goes by RDMA WRITE from staging memory to
  * where the keyed SGL says, its response follows in the same list of work requests; data of a Write is fetched by RDMA
- * READ, as many at a time as the host allows.
+ * READ, as many at a time as the host allows. Where the device has a region of a pool's memory (a dma-buf), payload of that
+ * pool goes from and to it without host memory in between.
  *
  * The completion queue is looked at in each round of the reactor while there is something in it, and for the time that a
  * reactor spins; then the queue is armed and the reactor sleeps until the completion channel becomes readable.
@@ -20,7 +21,8 @@
 struct rdma_read {
 	STAILQ_ENTRY(rdma_read) link; /* due, or free */
 	struct request *rq;           /* NULL: cancelled */
-	uint8_t *orphan;              /* memory of a cancelled one, into which data may still come */
+	uint8_t *orphan;              /* memory of a cancelled one, into which data may still come; or in a pool: */
+	struct pool_buf *orphan_pbuf;
 	uint32_t at;                  /* bytes asked for */
 	unsigned open;                /* work requests */
 	bool due;
@@ -121,11 +123,28 @@ static void data_wr(struct rdma_io *io, struct ibv_send_wr *wr, const struct req
 		    uint32_t bytes)
 {
 	const struct reactor *r = io->q->r;
+	const struct ibv_mr *mr = io->c->dev->pool_mr[r->id];
 
-	assert(data >= r->pool.base && data + bytes <= r->pool.base + r->pool.units * STAGING_UNIT);
-	*wr->sg_list = (struct ibv_sge){ (uintptr_t)data, bytes, io->c->dev->pool_mr[r->id]->lkey };
+	if (DP_UNLIKELY(rq->pbuf != NULL)) /* rdma_reaches was asked before it was taken, and the region lives as long */
+		mr = atomic_load_explicit(&io->c->dev->peer_mr[pool_index(rq->pbuf->pool)], memory_order_acquire);
+	else
+		assert(data >= r->pool.base && data + bytes <= r->pool.base + r->pool.units * STAGING_UNIT);
+	*wr->sg_list = (struct ibv_sge){ (uintptr_t)data, bytes, mr->lkey };
 	wr->wr.rdma.remote_addr = rq->remote.address + at;
 	wr->wr.rdma.rkey = rq->remote.key;
+}
+
+/* What lies in one piece from byte `at` of the payload on, of at most *bytes, which are reduced to it. */
+static const uint8_t *piece_at(const struct request *rq, const uint8_t *host, uint32_t at, uint32_t *bytes)
+{
+	const struct iovec *piece;
+
+	if (DP_LIKELY(!rq->pbuf))
+		return host + at;
+	for (piece = rq->pbuf->iov; at >= piece->iov_len; piece++)
+		at -= (uint32_t)piece->iov_len;
+	*bytes = min_u32(*bytes, (uint32_t)piece->iov_len - at);
+	return (const uint8_t *)piece->iov_base + at;
 }
 
 /* -- answers */
@@ -160,10 +179,54 @@ static uint32_t pieces(const struct rdma_conn *c, uint32_t bytes)
 	return (uint32_t)(((uint64_t)bytes + c->max_message - 1) / c->max_message);
 }
 
-/* True: it is among what will be posted; false: not now. */
+/* Data in a pool, whose memory may go away on the way: its response follows when it has left and the pool is still there. */
+static bool answer_data(struct rdma_io *io, struct request *rq)
+{
+	uint32_t index = (uint32_t)(rq - io->q->reqs), n = 0, bytes;
+	struct ibv_send_wr *wr = NULL;
+
+	assert(!io->send_wrs[index]);
+	if (io->q->ending == END_NONE && io_pool_unsendable(rq))
+		return true;
+	for (uint32_t at = 0; at < rq->tx_len; at += bytes, n++) {
+		bytes = min_u32(io->c->max_message, rq->tx_len - at);
+		piece_at(rq, NULL, at, &bytes);
+	}
+	if (n > RDMA_BATCH || n > io->c->sq_max) { /* in too many pieces for such a device */
+		io_pool_count_fallback(rq, rq->pbuf->pool);
+		io_again(rq);
+		return true;
+	}
+	if (io->c->sq_used + n > io->c->sq_max) {
+		counter_add(&io->c->count->pending_write, 1);
+		return false;
+	}
+	if (io->n_wrs + n > RDMA_BATCH)
+		post(io);
+	for (uint32_t at = 0; at < rq->tx_len; at += bytes) {
+		bytes = min_u32(io->c->max_message, rq->tx_len - at);
+		const uint8_t *data = piece_at(rq, NULL, at, &bytes);
+
+		wr = next_wr(io, RDMA_WR(RDMA_WR_WRITE, index), IBV_WR_RDMA_WRITE);
+		data_wr(io, wr, rq, data, at, bytes);
+		counter_add(&io->c->count->writes, 1);
+	}
+	wr->wr_id = RDMA_WR(RDMA_WR_DATA, index);
+	wr->send_flags = IBV_SEND_SIGNALED;
+	counter_add(&io->q->bytes_out, rq->tx_len);
+	io->send_wrs[index] = (uint8_t)n;
+	io->sends++;
+	return true;
+}
+
+/* True: it is among what will be posted, or goes another way; false: not now. */
 static bool answer(struct rdma_io *io, struct request *rq)
 {
 	struct qpair *q = io->q;
+
+	if (DP_UNLIKELY(rq->pbuf != NULL) && rq->tx_len)
+		return answer_data(io, rq);
+
 	uint32_t index = (uint32_t)(rq - q->reqs), n = pieces(io->c, rq->tx_len) + 1;
 
 	assert(n <= RDMA_BATCH && !io->send_wrs[index]);
@@ -198,8 +261,13 @@ static void answers(struct rdma_io *io)
 		io->send_wrs[q->n_reqs] = 1;
 		queue_send(io, q->n_reqs, NULL);
 	}
-	while ((rq = STAILQ_FIRST(&q->answers)) && answer(io, rq))
-		STAILQ_REMOVE_HEAD(&q->answers, link);
+	while ((rq = STAILQ_FIRST(&q->answers))) {
+		STAILQ_REMOVE_HEAD(&q->answers, link); /* first: one that goes another way may come again */
+		if (!answer(io, rq)) {
+			STAILQ_INSERT_HEAD(&q->answers, rq, link);
+			break;
+		}
+	}
 }
 
 /* A response has left, or never will. */
@@ -213,6 +281,18 @@ static void send_ended(struct rdma_io *io, uint32_t index)
 	io->sends--;
 	if (index < q->n_reqs)
 		qpair_release(&q->reqs[index]);
+}
+
+/* The data of a Read has left its pool, or never will. */
+static void data_ended(struct rdma_io *io, uint32_t index)
+{
+	struct pool *none = NULL;
+
+	assert(index < io->q->n_reqs && io->send_wrs[index]);
+	io->c->sq_used -= io->send_wrs[index];
+	io->send_wrs[index] = 0;
+	io->sends--;
+	io_pool_sent(&io->q->reqs[index], &none);
 }
 
 /* -- data of Writes */
@@ -239,7 +319,10 @@ static void read_free(struct rdma_io *io, struct rdma_read *read)
 {
 	if (read->orphan)
 		staging_free(&io->q->r->pool, read->orphan);
+	if (read->orphan_pbuf)
+		pool_put(read->orphan_pbuf);
 	read->orphan = NULL;
+	read->orphan_pbuf = NULL;
 	STAILQ_INSERT_HEAD(&io->reads_free, read, link);
 }
 
@@ -258,8 +341,11 @@ static void rdma_unfetch(struct request *rq)
 	read->due = false;
 	if (read->open) { /* the device may be writing there */
 		read->orphan = rq->buf;
+		read->orphan_pbuf = rq->pbuf;
+		if (rq->buf)
+			rq->q->staged -= staging_size(rq->stage_bytes);
 		rq->buf = NULL;
-		rq->q->staged -= staging_size(rq->stage_bytes);
+		rq->pbuf = NULL;
 	} else {
 		read_free(io, read);
 	}
@@ -285,7 +371,9 @@ static void fetches(struct rdma_io *io)
 		struct ibv_send_wr *wr =
 			next_wr(io, RDMA_WR(RDMA_WR_READ, (uint32_t)(read - io->reads)), IBV_WR_RDMA_READ);
 
-		data_wr(io, wr, rq, rq->buf + read->at, read->at, bytes);
+		const uint8_t *data = piece_at(rq, rq->buf, read->at, &bytes);
+
+		data_wr(io, wr, rq, data, read->at, bytes);
 		wr->send_flags = IBV_SEND_SIGNALED;
 		counter_add(&c->count->reads, 1);
 		read->open++;
@@ -400,6 +488,11 @@ static void on_wc(struct rdma_conn *c, const struct ibv_wc *wc)
 		break;
 	case RDMA_WR_READ:
 		read_ended(io, index, ok);
+		break;
+	case RDMA_WR_DATA:
+		if (!ok)
+			failed(io, wc); /* before: nothing is told as success */
+		data_ended(io, index);
 		break;
 	default:
 		break; /* RDMA WRITE: tells only of errors, its response too */
@@ -644,6 +737,13 @@ static void rdma_begin(struct qpair *q)
 	qpair_want_flush(q);
 }
 
+static bool rdma_reaches(const struct qpair *q, const struct pool *pool)
+{
+	const struct rdma_conn *c = q->transport;
+
+	return atomic_load_explicit(&c->dev->peer_mr[pool_index(pool)], memory_order_acquire) != NULL;
+}
+
 static void rdma_over(struct qpair *q)
 {
 	io_of(q)->over = true;
@@ -667,6 +767,7 @@ const struct qpair_ops rdma_queue_ops = {
 	.closing = rdma_closing,
 	.over = rdma_over,
 	.free = rdma_free,
+	.reaches = rdma_reaches,
 };
 
 int rdma_queue_new(struct rdma_conn *c, const uint8_t cqe[16])

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "log.h"
+#include "rdma.h"
 #include "rpc_methods.h"
 
 static const char *const kinds[] = {
@@ -100,8 +101,12 @@ static json_t *show_pool(const struct dp_pool_stat *stat)
 			  (json_int_t)stat->waits, "waiting", (json_int_t)stat->waiting, "fallbacks",
 			  (json_int_t)stat->fallbacks, "wiped_bytes", (json_int_t)stat->wiped_bytes, "lost", stat->lost, "why",
 			  stat->why, "allowed", allowed);
-	if (stat->device.region)
-		json_object_set_new(shown, "device", show_device(&stat->device));
+	if (stat->device.region) {
+		json_t *device = show_device(&stat->device);
+
+		json_object_set_new(device, "rdma", dp_rdma_pool(stat->name));
+		json_object_set_new(shown, "device", device);
+	}
 	return shown;
 }
 

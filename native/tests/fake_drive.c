@@ -21,6 +21,8 @@
 enum { FD_DEVICE = 5000, FD_GROUP, FD_CONTAINER, FD_IOMMU, FD_COMBINING, FD_DMABUF };
 
 struct fake_drive fake;
+static const uint8_t *mapped; /* the drive's memory */
+static uint64_t mapped_bytes;
 static int bars[6] = { -1, -1, -1, -1, -1, -1 };
 
 void fake_reset(void)
@@ -34,6 +36,8 @@ void fake_reset(void)
 				    .bar_bytes = { 16384, 0, 8 * MIB, 0, 16 * MIB },
 				    .command = 4,
 				    .request = -1 };
+	mapped = NULL;
+	mapped_bytes = 0;
 	for (unsigned i = 0; i < 6; i++) {
 		if (bars[i] >= 0)
 			close(bars[i]);
@@ -237,6 +241,8 @@ void *vfio_sys_map(void *at, size_t bytes, int fd, uint64_t offset)
 	const unsigned bar = fd == FD_COMBINING ? 2 : (unsigned)(offset >> PAST);
 
 	offset &= (1ull << PAST) - 1;
+	mapped = at;
+	mapped_bytes = bytes;
 	return mmap(at, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, bars[bar], (off_t)offset);
 }
 
@@ -330,6 +336,8 @@ int dp_spdk_map_bar(struct dp_spdk_hold *hold, unsigned bar, void **addr, uint64
 	uint8_t *at = (uint8_t *)(((uintptr_t)room + 2 * MIB - 1) / (2 * MIB) * (2 * MIB)) + MIB;
 
 	*addr = fake.bar = mmap(at, fake.bar_bytes[bar], PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, bars[bar], 0);
+	mapped = fake.bar;
+	mapped_bytes = fake.bar_bytes[bar];
 	*phys = 0xF0000000;
 	*size = fake.bar_bytes[bar];
 	return 0;
@@ -341,8 +349,15 @@ void dp_spdk_unmap_bar(struct dp_spdk_hold *hold, unsigned bar, void *addr)
 	fake.bar = NULL;
 }
 
+static bool is_drives(const void *addr)
+{
+	return (const uint8_t *)addr >= mapped && (const uint8_t *)addr < mapped + mapped_bytes;
+}
+
 int dp_spdk_mem_add(void *addr, size_t bytes)
 {
+	if (!is_drives(addr))
+		return 0; /* staging memory of a reactor */
 	if (fake.share_rc < 0 || (uintptr_t)addr % (2 * MIB) || bytes % (2 * MIB))
 		return fake.share_rc < 0 ? fake.share_rc : -EINVAL;
 	fake.shared = addr;
@@ -352,6 +367,8 @@ int dp_spdk_mem_add(void *addr, size_t bytes)
 
 void dp_spdk_mem_remove(void *addr, size_t bytes)
 {
+	if (!is_drives(addr))
+		return;
 	if (fake.shared != addr || fake.shared_bytes != bytes)
 		abort();
 	fake.shared = NULL;

@@ -45,6 +45,11 @@ json_t *dp_rdma_devices(void)
 	return json_pack("{s:i, s:[]}", "pending_data_buffer", 0, "devices");
 }
 
+json_t *dp_rdma_pool(const char *name)
+{
+	return json_array();
+}
+
 json_t *dp_rdma_info(void)
 {
 	return json_pack("{s:b}", "built", 1);

@@ -487,12 +487,8 @@ struct ibv_mr *ibv_reg_mr_iova2(struct ibv_pd *pd, void *addr, size_t length, ui
 
 struct ibv_mr *ibv_reg_dmabuf_mr(struct ibv_pd *pd, uint64_t offset, size_t length, uint64_t iova, int fd, int access)
 {
-	(void)pd;
-	(void)offset;
-	(void)length;
-	(void)iova;
-	(void)fd;
-	(void)access;
+	if (fv.dmabuf && fd >= 0 && offset == 0)
+		return ibv_reg_mr(pd, (void *)(uintptr_t)iova, length, access);
 	errno = EOPNOTSUPP;
 	return NULL;
 }

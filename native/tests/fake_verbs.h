@@ -40,6 +40,7 @@ struct fake_verbs {
 	bool hold;                /* nothing posted is carried out */
 	bool absent;              /* no device has the address */
 	bool no_srq, no_inline, no_invalidate;
+	bool dmabuf; /* its driver makes regions of dma-bufs */
 	uint32_t max_msg, rd_atom, post_fails; /* post_fails: so many calls */
 	unsigned listening;
 };

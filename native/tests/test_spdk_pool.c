@@ -16,90 +16,16 @@
 #include <cmocka.h>
 
 #include "engine_priv.h"
+#include "fake_disk.h"
 #include "fake_drive.h"
 #include "loop.h"
 #include "pool_priv.h"
 #include "spdk.h"
 
 #define G POOL_GRANULE
-#define BLOCK 512u
-#define BLOCKS 16384u
 
 static char folder[32], journal[64], file[64], err[DP_ERR_MAX];
-
-/* -- a bdev of SPDK's: memory, served by a message, as a queue pair that is polled would */
-
-struct disk {
-	struct bdev bdev;
-	uint8_t *bytes;
-	unsigned in_pool;     /* operations whose data lay in a pool */
-	unsigned writes_left; /* before they fail */
-};
-
-struct later {
-	struct rmsg msg;
-	struct bdev_io *io;
-};
-
-static struct disk *disk;
 static const char *serial;
-
-static void later(struct reactor *r, struct rmsg *msg)
-{
-	struct later *l = dp_container_of(msg, struct later, msg);
-	struct bdev_io *io = l->io;
-	struct iovec one = { io->buf, io->length };
-	const struct iovec *iov = io->iovcnt ? io->iov : &one;
-	uint8_t *at = disk->bytes + io->offset;
-	int rc = 0;
-
-	free(l);
-	if (io->op == BDEV_WRITE && disk->writes_left-- == 0) {
-		disk->writes_left = 0;
-		rc = -EIO;
-	}
-	for (unsigned i = 0; rc == 0 && io->op <= BDEV_WRITE && i < (io->iovcnt ? io->iovcnt : 1u); i++) {
-		disk->in_pool += pool_of(iov[i].iov_base) != NULL;
-		if (io->op == BDEV_READ)
-			memcpy(iov[i].iov_base, at, iov[i].iov_len);
-		else
-			memcpy(at, iov[i].iov_base, iov[i].iov_len);
-		at += iov[i].iov_len;
-	}
-	bdev_done(io, rc);
-}
-
-static int disk_submit(struct bdev_io *io)
-{
-	struct later *l = malloc(sizeof(*l));
-
-	*l = (struct later){ .msg.fn = later, .io = io };
-	reactor_send(io->r, &l->msg);
-	return BDEV_PENDING;
-}
-
-static void disk_destroy(struct bdev *bdev)
-{
-	free(disk->bytes);
-	free(disk);
-	disk = NULL;
-}
-
-static const struct bdev_ops disk_ops = { .submit = disk_submit, .destroy = disk_destroy, .scatters = true };
-
-static struct bdev *disk_open(const struct dp_bdev_config *config, int *rc)
-{
-	disk = calloc(1, sizeof(*disk));
-	disk->bytes = malloc(BLOCKS * BLOCK);
-	for (uint32_t i = 0; i < BLOCKS * BLOCK; i++)
-		disk->bytes[i] = (uint8_t)(i * 7 + i / 4096);
-	disk->writes_left = UINT32_MAX;
-	disk->bdev.ops = &disk_ops;
-	disk->bdev.block_size = BLOCK;
-	atomic_init(&disk->bdev.num_blocks, BLOCKS);
-	*rc = 0;
-	return &disk->bdev;
-}
 
 size_t dp_spdk_ctrlrs(const char *name, struct dp_spdk_ctrlr **ctrlrs)
 {
@@ -122,8 +48,8 @@ void dp_spdk_ctrlrs_free(struct dp_spdk_ctrlr *ctrlrs, size_t count)
 
 static void assert_unchanged(void)
 {
-	for (uint32_t i = 0; i < BLOCKS * BLOCK; i++)
-		if (disk->bytes[i] != (uint8_t)(i * 7 + i / 4096))
+	for (uint32_t i = 0; i < FAKE_DISK_BYTES; i++)
+		if (fake_disk->bytes[i] != (uint8_t)(i * 7 + i / 4096))
 			fail_msg("byte %u of the drive has changed", i);
 }
 
@@ -182,7 +108,7 @@ static int start(void **state)
 	struct dp_options options = { .cpumask = "0x1", .pool_bytes = 8u << 20, .post = loop_post, .events = &events };
 
 	fake_reset();
-	fake.bdev_open = disk_open;
+	fake.bdev_open = fake_disk_open;
 	serial = "S1";
 	strcpy(folder, "/tmp/test_spdk_pool.XXXXXX");
 	assert_non_null(mkdtemp(folder));
@@ -253,7 +179,7 @@ static void a_drive_without_a_file_is_calibrated(void **state)
 	assert_string_equal(result.reason, "");
 	assert_true(result.verified);
 	assert_true(result.drive_to_pool_mib_s > 0 && result.drive_to_host_mib_s > 0 && result.cpu_read_mib_s > 0);
-	assert_true(disk->in_pool > 8);
+	assert_true(fake_disk->in_pool > 8);
 	assert_unchanged();
 	assert_int_not_equal(access(journal, F_OK), 0);
 	assert_int_equal(dp_pool_allow(FAKE_BDF, "Nvme0n1", true, err), 0);
@@ -318,13 +244,13 @@ static void what_a_probe_left_is_put_back(void **state)
 	await(dones + 1);
 	assert_int_equal(last_rc, -ENOENT);
 	assert_int_equal(create_pool(FAKE_BDF, DP_POOL_SPDK_CMB, NULL, 0), 0);
-	disk->writes_left = 1; /* the pattern; then the drive takes no more */
+	fake_disk->writes_left = 1; /* the pattern; then the drive takes no more */
 	result = calibrate(FAKE_BDF);
 	assert_int_equal(last_rc, -EIO);
 	assert_false(result.verified);
 	assert_int_equal(access(journal, F_OK), 0);
 	restore(-EIO);
-	disk->writes_left = UINT32_MAX;
+	fake_disk->writes_left = UINT32_MAX;
 	damage(5000);
 	restore(-EUCLEAN);
 	assert_non_null(strstr(last_text, "damaged"));
