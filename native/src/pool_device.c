@@ -27,6 +27,7 @@ struct pool_device {
 
 	struct vfio_area area;
 	void *bar; /* hold: where all of it is mapped */
+	uint64_t bus; /* hold: its address */
 	uint8_t *base;
 	uint64_t bytes, mapped; /* given out; all that others may reach */
 	bool shared;            /* SPDK was told of it */
@@ -101,8 +102,7 @@ static int find(struct pool_device *device, char err[DP_ERR_MAX])
 
 static int bar_bytes(struct pool_device *device, uint64_t *bytes, char err[DP_ERR_MAX])
 {
-	uint64_t phys;
-	int rc = device->hold ? dp_spdk_map_bar(device->hold, device->memory.bar, &device->bar, &phys, bytes) :
+	int rc = device->hold ? dp_spdk_map_bar(device->hold, device->memory.bar, &device->bar, &device->bus, bytes) :
 				vfio_bar_bytes(&device->vfio, device->memory.bar, bytes);
 
 	if (rc < 0)
@@ -158,13 +158,23 @@ static int map_own(struct pool_device *device, char err[DP_ERR_MAX])
 	return rc;
 }
 
+/* SPDK opened the device and shows nobody its descriptor; it is one of this process's all the same. */
+static void export_held(struct pool_device *device, uint64_t offset, uint64_t bytes)
+{
+	int fd = vfio_find_fd(device->memory.bar, device->bus);
+
+	if (fd < 0)
+		snprintf(device->no_dmabuf, sizeof(device->no_dmabuf), "SPDK has the device, and not by VFIO");
+	else
+		device->dmabuf = vfio_dmabuf(fd, device->memory.bar, offset, bytes, device->no_dmabuf);
+}
+
 /* SPDK's mapping begins anywhere, and huge pages alone are told to its drives. */
 static int map_held(struct pool_device *device, char err[DP_ERR_MAX])
 {
 	const uintptr_t begin = (uintptr_t)device->bar + device->memory.offset, end = begin + device->memory.bytes;
 	const uintptr_t base = (begin + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
 
-	snprintf(device->no_dmabuf, sizeof(device->no_dmabuf), "SPDK has the device, and exports no dma-buf");
 	if (base + HUGE_PAGE > end) {
 		snprintf(err, DP_ERR_MAX, "of its %llu bytes no 2 MiB lie in one huge page of addresses, which SPDK needs",
 			 (unsigned long long)device->memory.bytes);
@@ -172,6 +182,7 @@ static int map_held(struct pool_device *device, char err[DP_ERR_MAX])
 	}
 	device->base = (uint8_t *)base;
 	device->mapped = (end - base) / HUGE_PAGE * HUGE_PAGE;
+	export_held(device, device->memory.offset + (base - begin), device->mapped);
 	return 0;
 }
 
@@ -382,12 +393,11 @@ int pool_device_probe(const char *bdf, struct dp_pool_device *facts, char err[DP
 	device = look(bdf, &rc, err);
 	if (!device)
 		return rc;
-	if (!device->hold) {
+	if (!device->hold)
 		device->dmabuf = vfio_dmabuf(device->vfio.fd, device->memory.bar, device->memory.offset,
 					     device->memory.bytes, device->no_dmabuf);
-	} else {
-		snprintf(device->no_dmabuf, sizeof(device->no_dmabuf), "SPDK has the device, and exports no dma-buf");
-	}
+	else
+		export_held(device, device->memory.offset, device->memory.bytes);
 	pool_device_facts(device, facts);
 	pool_device_close(device);
 	return 0;

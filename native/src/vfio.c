@@ -15,6 +15,7 @@
 #define PCI "/sys/bus/pci/devices"
 #define HUGE_PAGE ((size_t)2 << 20)
 #define PAGE 4096u
+#define FDS_MAX 256u
 
 /* -- of newer kernels than the headers may be of: include/uapi/linux/vfio.h */
 
@@ -343,6 +344,33 @@ int vfio_on_request(const struct vfio_dev *dev, int eventfd)
 
 	memcpy(irq.room + sizeof(irq.set), &fd, sizeof(fd));
 	return vfio_sys_ioctl(dev->fd, VFIO_DEVICE_SET_IRQS, &irq);
+}
+
+static bool has_bar_at(int fd, unsigned bar, uint64_t address)
+{
+	const struct vfio_dev dev = { .fd = fd };
+	struct vfio_region_info info;
+	uint32_t found[2] = { 0 };
+	const ssize_t bytes = bar < 5 ? 8 : 4; /* the last one has no upper half */
+
+	if (region_info(&dev, VFIO_PCI_CONFIG_REGION_INDEX, &info, sizeof(info)) < 0 ||
+	    vfio_sys_pread(fd, found, (size_t)bytes, info.offset + PCI_BASE_ADDRESS_0 + 4ull * bar) != bytes)
+		return false;
+	found[0] = le32toh(found[0]);
+	if ((found[0] & PCI_BASE_ADDRESS_MEM_TYPE_MASK) != PCI_BASE_ADDRESS_MEM_TYPE_64)
+		found[1] = 0;
+	return ((uint64_t)le32toh(found[1]) << 32 | (found[0] & (uint32_t)PCI_BASE_ADDRESS_MEM_MASK)) == address;
+}
+
+int vfio_find_fd(unsigned bar, uint64_t address)
+{
+	int fds[FDS_MAX];
+	size_t n = vfio_sys_devices(fds, FDS_MAX);
+
+	for (size_t i = 0; i < n; i++)
+		if (has_bar_at(fds[i], bar, address))
+			return fds[i];
+	return -ENOENT;
 }
 
 int vfio_dmabuf(int fd, unsigned bar, uint64_t offset, uint64_t bytes, char err[DP_ERR_MAX])

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -49,6 +50,27 @@ WEAK ssize_t vfio_sys_pwrite(int fd, const void *from, size_t bytes, uint64_t of
 	ssize_t n = pwrite(fd, from, bytes, (off_t)offset);
 
 	return n < 0 ? -errno : n;
+}
+
+WEAK size_t vfio_sys_devices(int *fds, size_t most)
+{
+	DIR *dir = opendir("/proc/self/fd");
+	struct dirent *entry;
+	char path[64], what[128];
+	size_t n = 0;
+
+	while (dir && n < most && (entry = readdir(dir))) {
+		ssize_t length;
+
+		snprintf(path, sizeof(path), "/proc/self/fd/%.20s", entry->d_name);
+		length = readlink(path, what, sizeof(what) - 1);
+		what[length < 0 ? 0 : length] = 0;
+		if (strstr(what, "[vfio-device]") || strstr(what, "/dev/vfio/devices/"))
+			fds[n++] = atoi(entry->d_name);
+	}
+	if (dir)
+		closedir(dir);
+	return n;
 }
 
 WEAK int vfio_sys_link(const char *path, char *name, size_t size)

@@ -253,7 +253,11 @@ static uint32_t at_of(uint64_t offset)
 
 ssize_t vfio_sys_pread(int fd, void *to, size_t bytes, uint64_t offset)
 {
-	if (offset >> PAST == CONFIG) {
+	if (offset >> PAST == CONFIG && at_of(offset) == 0x18) { /* 64 bits, prefetchable */
+		const uint64_t value = fake.bus | 0xC;
+
+		memcpy(to, &value, 8);
+	} else if (offset >> PAST == CONFIG) {
 		memcpy(to, &fake.command, 2);
 	} else {
 		uint32_t value = fake_read(NULL, at_of(offset));
@@ -273,6 +277,12 @@ ssize_t vfio_sys_pwrite(int fd, const void *from, size_t bytes, uint64_t offset)
 	else
 		fake_write(NULL, at_of(offset), value);
 	return (ssize_t)bytes;
+}
+
+size_t vfio_sys_devices(int *fds, size_t most)
+{
+	fds[0] = FD_DEVICE;
+	return fake.held && fake.bus;
 }
 
 int vfio_sys_link(const char *path, char *name, size_t size)
@@ -338,7 +348,7 @@ int dp_spdk_map_bar(struct dp_spdk_hold *hold, unsigned bar, void **addr, uint64
 	*addr = fake.bar = mmap(at, fake.bar_bytes[bar], PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, bars[bar], 0);
 	mapped = fake.bar;
 	mapped_bytes = fake.bar_bytes[bar];
-	*phys = 0xF0000000;
+	*phys = 0x38F0000000;
 	*size = fake.bar_bytes[bar];
 	return 0;
 }

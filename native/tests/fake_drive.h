@@ -20,6 +20,7 @@ struct fake_drive {
 	bool not_viable, combining, dmabuf;
 	bool sparse;        /* of BAR 2 only what lies behind the first MiB may be mapped */
 	bool held;          /* by SPDK */
+	uint64_t bus;       /* address of BAR 2, as its configuration space has it */
 	/* the drive */
 	bool gone;
 	uint32_t cap[2], cmbloc, cmbsz, pmrcap;

@@ -391,6 +391,7 @@ static void of_an_attached_controller(void **state)
 	assert_string_equal(facts.via, "spdk");
 	assert_string_equal(facts.region, "legacy cmb");
 	assert_true(facts.spdk);
+	assert_string_equal(facts.no_dma_buf, "SPDK has the device, and not by VFIO");
 	fake.gone_fn(fake.gone_arg, "its controller was reset");
 	lost(pool, "was reset");
 	close_pool(pool);
@@ -402,6 +403,32 @@ static void of_an_attached_controller(void **state)
 	open_device(0, -ENOTSUP);
 	assert_int_equal(fake.holds, 0);
 	assert_null(fake.bar);
+}
+
+/* Its descriptor is found among those of this process. */
+static void a_dmabuf_of_what_spdk_has(void **state)
+{
+	struct dp_pool_device facts;
+	struct pool *pool;
+
+	fake.held = fake.dmabuf = true;
+	fake.cap[1] = 0x20;
+	fake.bus = 0x38F0000000;
+	pool = open_device(0, 0);
+	pool_device_facts(pool->device, &facts);
+	assert_true(facts.dma_buf);
+	close_pool(pool);
+	assert_int_equal(fake.open, 0);
+	assert_int_equal(pool_device_probe(FAKE_BDF, &facts, err), 0);
+	assert_true(facts.dma_buf);
+	fake.bus += 4096; /* another device's */
+	assert_int_equal(pool_device_probe(FAKE_BDF, &facts, err), 0);
+	assert_false(facts.dma_buf);
+	fake.dmabuf = false;
+	fake.bus -= 4096;
+	assert_int_equal(pool_device_probe(FAKE_BDF, &facts, err), 0);
+	assert_non_null(strstr(facts.no_dma_buf, "6.19"));
+	assert_int_equal(fake.open, 0);
 }
 
 static void spdk_does_not_take_it(void **state)
@@ -437,6 +464,7 @@ int main(void)
 		cmocka_unit_test_setup(pulled_out, begin),
 		cmocka_unit_test_setup(reads_as_all_ones, begin),
 		cmocka_unit_test_setup(of_an_attached_controller, begin),
+		cmocka_unit_test_setup(a_dmabuf_of_what_spdk_has, begin),
 		cmocka_unit_test_setup(spdk_does_not_take_it, begin),
 	};
 
