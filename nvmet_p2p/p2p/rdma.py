@@ -61,10 +61,12 @@ def reaches(topology: Topology) -> Iterator[Reach]:
     for device in rdma_devices(topology):
         for provider in topology.providers.values():
             if provider.usable:
-                yield _reach(topology, device, provider)
+                yield reach(topology, device, provider)
 
 
-def _reach(topology: Topology, device: RdmaDevice, provider: Provider) -> Reach:
+def reach(topology: Topology, device: RdmaDevice, provider: Provider) -> Reach:
+    """Of a provider that has memory to give."""
+
     def no(code: str, reason: str, remedy: str) -> Reach:
         return Reach(device, provider.bdf, False, code, reason, remedy)
 

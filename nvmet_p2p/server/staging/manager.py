@@ -255,8 +255,6 @@ class StagingManager:
             return choices.choose((), want.policy)
         if want.backing.in_memory:
             return plan.in_memory(want)
-        if want.place.listener is not None and want.place.listener.trtype == "RDMA":
-            return plan.without_pools(want, "rdma", *plan.NOT_REGISTERED)
         if self.keeper is None:
             return plan.without_pools(want, "no-engine", NO_POOLS, NATIVE)
         topology, backing = surveyor.topology, want.backing

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from nvmet_p2p.p2p import choice as choices
+from nvmet_p2p.p2p import rdma
 from nvmet_p2p.p2p.choice import Calibration, Candidate, Choice
 from nvmet_p2p.p2p.clients import Client, Refusal, drives_of, nics_of
 from nvmet_p2p.p2p.policy import Effective, StagingPolicy, effective
@@ -102,8 +103,8 @@ class Holdings:
 
 
 NOT_REGISTERED: Final = (
-    "a pool's memory is not registered with RDMA devices: NVMe/RDMA is staged in host memory",
-    "reach the namespace over NVMe/TCP; p2p doctor says what stands in the way of each RDMA device",
+    "such memory cannot be registered with RDMA devices: NVMe/RDMA is staged in host memory",
+    "use the CMB of a drive on vfio-pci; p2p doctor says what stands in the way of each RDMA device",
 )
 
 
@@ -246,7 +247,33 @@ class Surveyor:
             lost=holdings.lost,
             emulated=holdings.emulated,
         )
-        return tuple(self._adapt(candidate, want, holdings) for candidate in found)
+        adapted = tuple(self._adapt(candidate, want, holdings) for candidate in found)
+        if want.place.listener is None or want.place.listener.trtype != "RDMA":
+            return adapted
+        return tuple(self._over_rdma(candidate, want) for candidate in adapted)
+
+    def _over_rdma(self, candidate: Candidate, want: Want) -> Candidate:
+        """The RDMA devices of the listener do the DMA on this side, and the CPU touches nothing."""
+        if candidate.calibration is not None:
+            no_cpu = replace(
+                candidate.calibration, cpu_read_mib_s=0, host_read_mib_s=0, cpu_write_mib_s=1, host_write_mib_s=1
+            )
+            candidate = replace(candidate, calibration=no_cpu)
+        if not candidate.usable:
+            return candidate
+        if candidate.kind != "spdk_cmb":
+            return replace(candidate, usable=False, reason=NOT_REGISTERED[0], remedy=NOT_REGISTERED[1])
+        near = {client.bdf for client in want.near}
+        provider = self.topology.providers[candidate.pool]
+        devices = [device for device in rdma.rdma_devices(self.topology) if device.bdf in near]
+        for device in devices:
+            found = rdma.reach(self.topology, device, provider)
+            if not found.ok:
+                return replace(candidate, usable=False, reason=found.reason, remedy=found.remedy)
+        if not devices:
+            reason = "no RDMA device on PCI Express is known to be behind the listener's address"
+            return replace(candidate, usable=False, reason=reason, remedy="listen on the address of such a device")
+        return candidate
 
     def _adapt(self, candidate: Candidate, want: Want, holdings: Holdings) -> Candidate:
         """What ``p2p`` cannot know: how much of it we hold, and what we could not get."""

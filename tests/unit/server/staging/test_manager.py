@@ -383,8 +383,8 @@ async def test_rdma_listeners_have_host_memory(rig: Rig) -> None:
     async with rig.running():
         assert rig.placement().write == PROVIDER
         assert (1, address) not in rig.placed[NQN]
-        assert "not registered with RDMA devices" in rig.decision(address=address).choice.reason
-        await refused(rig, errno.EINVAL, "not registered with RDMA devices", nqn=NQN, nsid=1, policy=PROVIDER)
+        assert "cannot be registered with RDMA devices" in rig.decision(address=address).choice.reason
+        await refused(rig, errno.EINVAL, "cannot be registered with RDMA devices", nqn=NQN, nsid=1, policy=PROVIDER)
 
 
 async def test_a_machine_without_any_provider(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import struct
 from pathlib import Path
@@ -13,10 +14,11 @@ from nvmet_p2p.p2p.vfio import VfioMemory
 from nvmet_p2p.protocol.digest import crc32c
 from nvmet_p2p.server.staging import show
 from nvmet_p2p.state.journal import JournalError, Journals
-from nvmet_p2p.target.config import BdevFacts
+from nvmet_p2p.state.render import address_params
+from nvmet_p2p.target.config import BdevFacts, ListenAddress
 from nvmet_p2p.target.effects import Placement
 from tests.unit.p2p.machines import MIB, Machine
-from tests.unit.server.staging.rig import NQN, FakePools, Rig
+from tests.unit.server.staging.rig import FAST, NQN, FakePools, Rig
 
 A, B, K = "0000:03:00.0", "0000:04:00.0", "0000:05:00.0"
 CMB = VfioMemory("cmb", "spdk", 2, 64 * MIB, "uncached", True, "")
@@ -188,3 +190,46 @@ def test_journals_of_drives_without_a_file(tmp_path: Path) -> None:
     own.write_bytes(b"damaged")
     with pytest.raises(JournalError, match="is damaged"):
         journals.left_on_nvme("NvmeBn1")
+
+
+RDMA = ListenAddress(trtype="RDMA", adrfam="IPv4", traddr="192.0.2.1", trsvcid="4420")
+NIC = "0000:06:00.0"
+
+
+@pytest.fixture
+def over_rdma(rig: Rig, machine: Machine) -> Rig:
+    """Namespace 1 is reached over RDMA, too, by a device that makes regions of dma-bufs."""
+    machine.root_port("0000:00:1d.0", "pci0000:00")
+    machine.nic(NIC, "0000:00:1d.0", "eth0")
+    machine.rdma("mlx5_0", NIC)
+    machine.route += "eth0\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n"
+    rig.do("nvmf_create_transport", trtype="RDMA")
+    rig.do("nvmf_subsystem_add_listener", nqn=NQN, listen_address=address_params(RDMA))
+    return rig
+
+
+async def test_rdma_goes_straight_to_the_cmb(over_rdma: Rig) -> None:
+    """The CPU touches nothing there: how slowly it reads is of no account."""
+    assert over_rdma.pools is not None
+    over_rdma.pools.results[A, "NvmeBn1"] = dataclasses.replace(FAST, cpu_read_mib_s=10, cpu_write_mib_s=10)
+    async with over_rdma.running():
+        assert over_rdma.placed[NQN][1, RDMA] == Placement(A, A, A)
+        assert over_rdma.placement() == Placement("", "", A)  # over TCP it does
+
+
+async def test_rdma_without_a_dma_buf(over_rdma: Rig) -> None:
+    assert over_rdma.pools is not None
+    over_rdma.pools.drives[A] = dataclasses.replace(CMB, dma_buf=False, no_dma_buf="an old kernel")
+    async with over_rdma.running():
+        assert (1, RDMA) not in over_rdma.placed[NQN]
+        assert over_rdma.decision(address=RDMA).choice.rejected[A] == "an old kernel"
+        with pytest.raises(OperatorError, match="an old kernel"):
+            await over_rdma.commit("p2p_set_staging", nqn=NQN, nsid=1, policy=A, mode="strict")
+
+
+async def test_rdma_by_software(rig: Rig) -> None:
+    rig.do("nvmf_create_transport", trtype="RDMA")
+    rig.do("nvmf_subsystem_add_listener", nqn=NQN, listen_address=address_params(RDMA))
+    async with rig.running():
+        assert (1, RDMA) not in rig.placed[NQN]
+        assert "no RDMA device" in rig.decision(address=RDMA).choice.rejected[A]
