@@ -42,7 +42,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Over SPDK goes what uses the shared daemon; the rest of the suite is about daemons and engines themselves."""
-    over = [item for item in items if _engine_of(item) == SPDK]
+    over = [item for item in items if _engine_of(item) == SPDK or item.get_closest_marker("spdk")]
     if not over:
         return
     there = built_with_spdk()
@@ -56,7 +56,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _on_shared(item: pytest.Item) -> bool:
     fixtures = {*getattr(item, "fixturenames", ())}
-    return "daemon" in fixtures and not OWN_DAEMON & fixtures
+    return item.get_closest_marker("spdk") is not None or ("daemon" in fixtures and not OWN_DAEMON & fixtures)
 
 
 MISSED = pytest.StashKey[bool]()

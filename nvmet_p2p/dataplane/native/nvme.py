@@ -149,7 +149,8 @@ class NativeNvme:
         await self._ask("bdev_nvme_reset_controller", {"name": name})
 
     async def health(self, name: str) -> dict[str, Any]:
-        return dict(await self._ask("bdev_nvme_get_controller_health_info", {"name": name}))
+        shown = await self._ask("bdev_nvme_get_controller_health_info", {"name": name})
+        return {key: value.strip() if isinstance(value, str) else value for key, value in shown.items()}
 
     async def status(self) -> SpdkStatus:
         try:

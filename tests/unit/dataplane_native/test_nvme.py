@@ -146,8 +146,8 @@ async def test_detached_once_more(helper: Helper, native: NativeNvme) -> None:
 
 
 async def test_health(helper: Helper, native: NativeNvme) -> None:
-    helper.answers["bdev_nvme_get_controller_health_info"] = {"percentage_used": 4}
-    assert await native.health("Nvme0") == {"percentage_used": 4}
+    helper.answers["bdev_nvme_get_controller_health_info"] = {"percentage_used": 4, "model_number": "A  "}
+    assert await native.health("Nvme0") == {"percentage_used": 4, "model_number": "A"}
 
 
 class TestRestart:
