@@ -26,6 +26,9 @@ from tests.lab.inside import InsideTarget
 from tests.lab.lab import Guest, unavailable
 from tests.lab.machine import Machine
 from tests.lab.monitor import KernelMessage, splats
+from tests.lab.rdma import rdma_daemon, rdma_guest, rdma_program
+
+__all__ = ["rdma_daemon", "rdma_guest", "rdma_program"]  # fixtures that live elsewhere
 
 P2P_MACHINE = Machine(
     nvme=("A:sw1:300:64", "B:sw1:300:64", "C:rc:64:64", "D:rp:64:64", "N:sw1:64", "T:rp:64:2"),

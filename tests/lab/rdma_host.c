@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * rdma_host.c: a host on raw verbs that says whatever it is told to, for test_rdma.py. It reads orders from standard input,
- * one a line, and answers each with one line. `slot` is a number from 0 to 15: several connections at once.
+ * one a line, and answers each with one line. `slot` is a number from 0 to 63: several connections at once.
  *
  *   connect SLOT PRIVHEX IRD ORD    "accepted HEX", "rejected REASON HEX" or "failed EVENT"; PRIVHEX may be "-"
  *   send SLOT SQEHEX ICDHEX         a capsule as it stands, of any length; ICDHEX may be "-"
  *   keyed SLOT SQEHEX LEN OFF XOR S its DPTR becomes a keyed descriptor of our memory with subtype S and the key XOR'ed
  *   answer SLOT MS                  "cqe HEX INVALIDATED", "closed" or "nothing"
  *   put OFF HEX / get OFF LEN       our memory
+ *   at ADDRESS PORT                 where connections go from now on
  *   kill SLOT                       the QP goes to the error state, without a word to the target
  *   close SLOT                      an orderly disconnect; "closed"
  */
@@ -20,7 +21,7 @@
 #include <string.h>
 #include <time.h>
 
-#define SLOTS 16
+#define SLOTS 64
 #define DEPTH 160
 #define CAPSULE_MAX (64 + 65536)
 #define MEMORY (2u << 20)
@@ -41,8 +42,8 @@ struct slot {
 static struct slot slots[SLOTS];
 static struct rdma_event_channel *events;
 static unsigned char *memory;
-static char *address;
-static char *port;
+static char address[64];
+static char port[16];
 
 static void die(const char *what)
 {
@@ -281,6 +282,10 @@ static void obey(char *line)
 		printf("\n");
 		return;
 	}
+	if (strcmp(verb, "at") == 0 && sscanf(line, "%63s %15s", address, port) == 2) {
+		printf("at\n");
+		return;
+	}
 	if (sscanf(line, "%u %n", &index, &at) != 1 || index >= SLOTS)
 		die("slot");
 	struct slot *slot = &slots[index];
@@ -314,8 +319,8 @@ int main(int argc, char **argv)
 	static char line[4 * CAPSULE_MAX];
 	if (argc != 3)
 		return 2;
-	address = argv[1];
-	port = argv[2];
+	snprintf(address, sizeof(address), "%s", argv[1]);
+	snprintf(port, sizeof(port), "%s", argv[2]);
 	memory = calloc(1, MEMORY);
 	events = rdma_create_event_channel();
 	if (!memory || !events)

@@ -6,6 +6,7 @@ The hosts: Linux with nvme-cli, and ``rdma_host.c``, which says what no host sho
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from typing import Final
 
 import pytest
 
+from nvmet_p2p.cli import bench_tool
 from nvmet_p2p.wire.cqe import Cqe
 from nvmet_p2p.wire.fabrics import ConnectCommand, ConnectData, PropertyGet, PropertySet
 from nvmet_p2p.wire.rdma_cm import CmAccept, CmReject, CmRequest
@@ -24,29 +26,18 @@ from nvmet_p2p.wire.sgl import SglDescriptor
 from nvmet_p2p.wire.spec import AdminOpcode, NvmOpcode, Status
 from nvmet_p2p.wire.sqe import Sqe
 from nvmet_p2p.wire.views import IdentifyCommand, ReadWriteCommand
-from tests.lab.conftest import _need_lab, need_dataplane
 from tests.lab.inside import InsideTarget
 from tests.lab.lab import Guest, Result
-from tests.lab.machine import Machine
 from tests.lab.monitor import splats
+from tests.lab.rdma import ADDRESS, ADDRESS6, PORT, serving
 from tests.lab.test_linux_host import FIND, NQN, quiet
 from tests.support.daemon import RpcError
 
 pytestmark = pytest.mark.rdma
 
-ADDRESS: Final = "10.0.0.1"
-ADDRESS6: Final = "fd00::1"
-PORT: Final = 4420
 TCP_PORT: Final = 4421
 HOSTNQN: Final = "nqn.2026-11.org.example:raw"
 MIB: Final = 1 << 20
-SETUP: Final = f"""
-modprobe -a rdma_rxe ib_uverbs rdma_ucm nvme_rdma nvme_tcp dummy
-ip link show rdma0 > /dev/null 2>&1 && exit 0
-ip link add rdma0 type dummy; ip addr add {ADDRESS}/24 dev rdma0; ip link set rdma0 up
-ip addr add {ADDRESS6}/64 dev rdma0 nodad
-rdma link add rxe0 type rxe netdev rdma0
-"""
 FIO: Final = """
 fio --name=verify --filename=$dev --rw=randrw --bsrange=512-128k --bs_unaligned=0 --size=4M --io_size=1M \
     --iodepth=16 --direct=1 --ioengine=libaio --verify=crc32c --verify_fatal=1 --randrepeat=1 \
@@ -55,35 +46,11 @@ jq '.jobs[0].error' /tmp/fio.json
 """
 
 
-@pytest.fixture(scope="session")
-def rdma_guest() -> Iterator[Guest]:
-    _need_lab()
-    need_dataplane()
-    with Guest(Machine(target=True, net=False)) as guest:
-        guest.boot()
-        yield guest
-
-
-@pytest.fixture(scope="session")
-def rdma_daemon(rdma_guest: Guest) -> Iterator[InsideTarget]:
-    made = InsideTarget(rdma_guest)
-    yield made
-    made.close()
-
-
 @pytest.fixture
 def inside(rdma_daemon: InsideTarget) -> Iterator[InsideTarget]:
     """A target that serves one namespace of 32 MiB over RDMA; what is left behind is undone."""
-    target, guest = rdma_daemon, rdma_daemon.guest
-    guest.run(SETUP, keep=True)
-    target.start()
-    status = target.rpc("p2p_get_status")
-    if not status["rdma"]["available"]:
-        pytest.skip(f"no NVMe/RDMA: {status['rdma']['reason']}")
+    target, guest = serving(rdma_daemon), rdma_daemon.guest
     boots, before = guest.boots, len(guest.messages())
-    if not target.rpc("nvmf_get_transports"):
-        target.rpc("nvmf_create_transport", trtype="RDMA")
-        target.rpc("nvmf_create_transport", trtype="TCP")
     target.rpc("bdev_malloc_create", name="m", num_blocks=65536, block_size=512)
     target.rpc(
         "nvmf_create_subsystem", nqn=NQN, allow_any_host=True, serial_number="RDMA01", ana_reporting=True,
@@ -266,6 +233,58 @@ def test_an_address_without_a_device(inside: InsideTarget) -> None:
         assert caught.value.code == -32602  # as SPDK answers
 
 
+def test_the_device_is_deleted_and_comes_back(inside: InsideTarget) -> None:
+    """With a host connected; soft RoCE's driver waits until nobody has the device open any more."""
+    guest = inside.guest
+    restarts = inside.rpc("p2p_get_status")["dataplane"]["restarts"]
+    guest.run(f"{FIND} {connect('--ctrl-loss-tmo=0')} >&2; find_dev 1", keep=True)
+    guest.run("timeout 20 rdma link delete rxe0; nvme disconnect-all >&2")
+    no_queue_is_left(inside)
+    guest.run("rdma link add rxe0 type rxe netdev rdma0")
+    done = guest.run(
+        f"""{FIND} for _ in {{1..40}}; do {connect()} >&2 && break; sleep 0.25; done; find_dev 1
+        dd if=/dev/zero of=$dev bs=4k count=4 oflag=direct status=none; nvme disconnect -n {NQN} >&2; echo written"""
+    )
+    assert done.out == "written\n"
+    assert inside.rpc("p2p_get_status")["dataplane"]["restarts"] == restarts
+
+
+# -- the load generator ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bench(inside: InsideTarget) -> str:
+    """Our load generator at work in the guest, up to the NQN."""
+    shutil.copy2(bench_tool.find_binary(), inside.guest.files / "bench")
+    return f"target-enter /lab/files/bench --trtype rdma --traddr {ADDRESS} --quiet --json - --subnqn"
+
+
+def test_bench_reads_writes_and_verifies(inside: InsideTarget, bench: str) -> None:
+    """In the capsule and by RDMA READ, on two queues; and against the kernel's target: it is a host like others."""
+    peer = "nqn.2026-11.org.example:kernel"
+    small, large = "--rw randrw --bs 4k --depth 8 --queues 2 --count 100", "--rw randrw --bs 64k --depth 4 --count 8"
+    done = inside.guest.run(
+        f"""{bench} {NQN} --verify {small}; {bench} {NQN} --verify {large}
+        {bench} {NQN} {small} --rw randwrite --no-icd
+        nvmet-serve {peer} {ADDRESS} {PORT + 10} 16m rdma >&2
+        {bench} {peer} --trsvcid {PORT + 10} --verify {small}; nvmet-clear""",
+        timeout=90,
+    )
+    results = [json.loads(line) for line in done.out.splitlines()]
+    assert [each["total"]["ios"] for each in results] == [100, 8, 100, 100]
+    assert [each["target"]["model"] for each in results] == ["nvmet_p2p Controller"] * 3 + ["Linux"]
+    assert all(each["error"] is None and each["target"]["trtype"] == "rdma" for each in results)
+    assert [each["verified"] > 0 for each in results] == [True, True, False, True]
+    no_connection_stays(inside)
+
+
+def test_bench_says_why_it_cannot(inside: InsideTarget, bench: str) -> None:
+    done = inside.guest.run(f"{bench} nqn.none || {bench} {NQN} --trsvcid 9", check=False)
+    assert done.code == 1
+    assert "Connect: status 0x182" in done.err
+    assert "nobody listens there" in done.err
+
+
 # -- nvmeof, an initiator of others ------------------------------------------------------------------------------------
 
 NVMEOF: Final = f"""
@@ -374,24 +393,9 @@ def cqe(line: str) -> Cqe:
     return Cqe.parse(bytes.fromhex(line.split()[1]))
 
 
-@pytest.fixture(scope="session")
-def program(rdma_guest: Guest) -> str:
-    """The host on raw verbs, built here and run with this machine's libraries."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("no C compiler")
-    source = Path(__file__).with_name("rdma_host.c")
-    made = rdma_guest.files / "rdma_host"
-    command = [compiler, "-std=gnu17", "-O1", "-o", str(made), str(source), "-lrdmacm", "-libverbs"]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"rdma_host.c cannot be built: {done.stderr[-300:]}")
-    return str(made)
-
-
 @pytest.fixture
-def order(inside: InsideTarget, program: str) -> Orders:
-    assert program
+def order(inside: InsideTarget, rdma_program: str) -> Orders:
+    assert rdma_program
     return Orders(inside.guest, [])
 
 
