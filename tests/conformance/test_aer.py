@@ -58,7 +58,7 @@ def test_namespace_resized(make_tree: MakeTree) -> None:
     tree = make_tree(Ns("null", blocks=2048))
     admin = listening(tree)
     cid = admin.aer()
-    tree.daemon.rpc("bdev_null_resize", name=tree.bdevs[1][0], new_size=2)
+    tree.daemon.grow(*tree.bdevs[1], 4096)
     assert event(admin, cid) == NS_CHANGED
     assert int.from_bytes(admin.identify(0, nsid=1).data[:8], "little") == 4096
 

@@ -70,7 +70,7 @@ def test_null_grows(make_tree: MakeTree) -> None:
     host = tree.started()
     io = host.io()
     assert io.read(2048, 1, 512).status == nvme.LBA_RANGE
-    tree.daemon.rpc("bdev_null_resize", name=tree.bdevs[1][0], new_size=4)
+    tree.daemon.grow(*tree.bdevs[1], 8192)
     assert capacity(host.admin) == 8192
     assert io.read(8191, 1, 512).status == nvme.OK
     assert io.read(8192, 1, 512).status == nvme.LBA_RANGE
@@ -80,12 +80,9 @@ def test_file_grows(make_tree: MakeTree) -> None:
     tree = make_tree(Ns("aio", blocks=2048))
     host = tree.started()
     io = host.io()
-    name = tree.bdevs[1][0]
     data = b"\x42" * 512
     assert io.write(2047, 1, data).status == nvme.OK
-    with (tree.daemon.dir / f"{name}.img").open("r+b") as file:
-        file.truncate(4096 * 512)
-    tree.daemon.rpc("bdev_aio_rescan", name=name)
+    tree.daemon.grow(*tree.bdevs[1], 4096)
     assert capacity(host.admin) == 4096
     assert io.write(4095, 1, data).status == nvme.OK
     assert io.read(2047, 1, 512).data == data
@@ -136,8 +133,7 @@ def test_deleted_back_end_takes_its_namespace_along(make_tree: MakeTree) -> None
     tree = make_tree(Ns(), Ns())
     host = tree.started()
     io = host.io()
-    name = tree.bdevs[1][0]
-    tree.daemon.rpc("bdev_malloc_delete", name=name)
+    tree.daemon.delete_bdev(*tree.bdevs[1])
     assert io.read(0, 1, 512).status in GONE
     assert active(host.admin) == [2]
     assert io.read(0, 1, 512, nsid=2).status == nvme.OK

@@ -257,6 +257,15 @@ class Daemon:
         """Deletes what ``bdev`` has made."""
         self.rpc(f"bdev_{ns.kind}_delete", name=name)
 
+    def grow(self, name: str, ns: Ns, blocks: int) -> None:
+        """Makes a null or aio bdev that ``bdev`` has made larger: whole MiB."""
+        if ns.kind == "null":
+            self.rpc("bdev_null_resize", name=name, new_size=blocks * ns.block_size // MIB)
+            return
+        with (self.dir / f"{name}.img").open("r+b") as file:
+            file.truncate(blocks * ns.block_size)
+        self.rpc("bdev_aio_rescan", name=name)
+
     def subsystem(self, *namespaces: Ns, **options: Any) -> Tree:
         """A subsystem with these namespaces (NSID 1 and on) that listens on a free port. It allows any host."""
         self.transport()

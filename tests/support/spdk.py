@@ -10,7 +10,7 @@ import subprocess
 from typing import Any
 
 from nvmet_p2p.dataplane.native.process import find_program
-from tests.support.daemon import Daemon, Ns, Tree
+from tests.support.daemon import Daemon, Ns, Tree, eventually
 
 _names = itertools.count(1)
 
@@ -60,6 +60,11 @@ class SpdkDaemon(Daemon):
             trsvcid=str(port),
             subnqn=behind.nqn,
         )
+
+    def grow(self, name: str, ns: Ns, blocks: int) -> None:
+        _, behind = self._behind[name]
+        self.back.grow(*behind.bdevs[1], blocks)
+        eventually(lambda: self.rpc("bdev_get_bdevs", name=name)[0]["num_blocks"] == blocks, "the new size is seen")
 
     def delete_bdev(self, name: str, ns: Ns) -> None:
         if name not in self._behind:
