@@ -51,6 +51,7 @@ class Drives:
         self._busy: dict[str, asyncio.Lock] = {}
         self.absent: dict[str, str] = {}  # controllers, and why
         self._due: dict[str, tuple[float, float]] = {}  # when an absent one is tried again, and the pause after that
+        self._left: set[str] = set()  # to be detached, and refused so far
         self._looks = 0
         self._started = False
         self._first: set[asyncio.Task[None]] = set()
@@ -67,6 +68,8 @@ class Drives:
     async def attach(self, controller: NvmeControllerConfig) -> None:
         """Raises ``OperatorError``: it is not there, or the data plane has no such thing."""
         async with self._busy.setdefault(controller.name, asyncio.Lock()):
+            if controller.name in self._left:
+                raise OperatorError(-errno.EBUSY, f"controller {controller.name!r} is still being detached")
             await self._attach(controller)
             self._is_there(controller.name)
 
@@ -74,11 +77,17 @@ class Drives:
         """Waits for an attempt to attach it that is under way. What goes wrong is no longer the caller's affair."""
         async with self._busy.setdefault(name, asyncio.Lock()):
             self._is_there(name)
-            try:
-                await self._detach(name)
-            except OperatorError as error:
-                log.error("nvme.not_detached", controller=name, reason=error.message)
-        self._busy.pop(name, None)
+            await self._leave(name)
+
+    async def _leave(self, name: str) -> None:
+        try:
+            await self._detach(name)
+        except OperatorError as error:
+            if name not in self._left:
+                log.error("nvme.not_detached", controller=name, note="tried again", reason=error.message)
+            self._left.add(name)
+        else:
+            self._left.discard(name)
 
     async def _attach(self, controller: NvmeControllerConfig) -> None:
         if controller.trtype != "PCIe":
@@ -89,12 +98,13 @@ class Drives:
         self._addresses[controller.name] = controller.traddr
 
     async def _detach(self, name: str) -> None:
-        address = self._addresses.pop(name, None)
+        address = self._addresses.get(name)
         if address is None:
             await self._nvme().detach(name)
             return
         async with self._changing(address):
             await self._nvme().detach(name)
+        self._addresses.pop(name, None)
 
     async def set_options(self, options: NvmeOptions) -> None:
         await self._nvme().set_options(options)
@@ -163,6 +173,10 @@ class Drives:
                 log.debug("nvme.look", reason=error.message)
 
     async def _look_once(self) -> None:
+        for name in list(self._left):
+            async with self._busy.setdefault(name, asyncio.Lock()):
+                if name in self._left:
+                    await self._leave(name)
         config = self._model()
         self._looks += 1
         waits = self.absent or any(

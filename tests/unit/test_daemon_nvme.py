@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,19 @@ from nvmet_p2p.server import drives
 from nvmet_p2p.server.dispatcher import Dispatcher
 from nvmet_p2p.server.methods import METHODS
 from nvmet_p2p.target.config import BdevConfig, BdevFacts, NvmeControllerConfig, TargetConfig
-from tests.unit.dataplane.support import until
 from tests.unit.server.fake_context import FakeNvme
 from tests.unit.test_daemon import Store
 
 BDF = "0000:04:00.0"
 DRIVE = NvmeControllerConfig(name="Nvme0", trtype="PCIe", traddr=BDF)
 NQN = "nqn.2026-11.com.example:one"
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Threads write files meanwhile, so turns of the loop do not count; the bound is there to end a failed test."""
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
 
 
 class Nvme(FakeNvme):
@@ -80,7 +86,7 @@ class Plane(InProcessDataPlane):
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
     for where, name in ((drives, "LOOK_S"), (drives, "PAUSE_MAX_S"), (daemon_module, "RETRY_S")):
-        monkeypatch.setattr(where, name, 0)
+        monkeypatch.setattr(where, name, 0.002)
 
 
 @pytest.fixture
@@ -168,6 +174,27 @@ async def test_with_hot_plug_the_data_plane_does_it(daemon: Daemon, plane: Plane
     assert plane.driver.attempts == attempts
     plane.driver.lost.clear()
     await until(lambda: "Nvme0n1" in daemon.bdev_facts)
+
+
+async def test_one_that_cannot_be_detached_yet_is_later(daemon: Daemon, plane: Plane) -> None:
+    """A pool in its memory may hold it for a moment."""
+    await attach(daemon)
+    real = plane.driver.detach
+    held = True
+
+    async def detach(name: str) -> None:
+        if held:
+            raise OperatorError(-errno.EBUSY, "a pool holds it")
+        await real(name)
+
+    plane.driver.detach = detach  # type: ignore[method-assign]
+    await call(daemon, "bdev_nvme_detach_controller", name="Nvme0")
+    assert plane.driver.attached
+    with pytest.raises(OperatorError, match="still being detached"):
+        await attach(daemon)
+    held = False
+    await until(lambda: not plane.driver.attached)
+    assert await attach(daemon) == ["Nvme0n1"]
 
 
 async def test_a_new_namespace_becomes_a_bdev(daemon: Daemon, plane: Plane, store: Store) -> None:
