@@ -23,6 +23,8 @@
 
 static LIST_HEAD(, sctrl) ctrlrs = LIST_HEAD_INITIALIZER(ctrlrs);
 
+const char *spdk_sysfs = "/sys/bus/pci/devices";
+
 static uint64_t round_all(uint64_t now);
 static void decide(struct sctrl *c);
 
@@ -378,14 +380,23 @@ static void ctrlr_complained(struct task *task)
 
 /* -- it works */
 
+/* Padded with spaces there. */
+static void copy_field(char *to, const uint8_t *from, size_t size)
+{
+	memcpy(to, from, size);
+	to[size] = 0;
+	for (size_t len = strlen(to); len && to[len - 1] == ' '; len--)
+		to[len - 1] = 0;
+}
+
 static void remember(struct sctrl *c)
 {
 	const uint8_t *data = (const uint8_t *)spdk_nvme_ctrlr_get_data(c->c);
 
 	pthread_mutex_lock(&c->lock);
-	snprintf(c->serial, sizeof(c->serial), "%.20s", (const char *)data + 4);
-	snprintf(c->model, sizeof(c->model), "%.40s", (const char *)data + 24);
-	snprintf(c->firmware, sizeof(c->firmware), "%.8s", (const char *)data + 64);
+	copy_field(c->serial, data + 4, sizeof(c->serial) - 1);
+	copy_field(c->model, data + 24, sizeof(c->model) - 1);
+	copy_field(c->firmware, data + 64, sizeof(c->firmware) - 1);
 	c->cntlid = get16(data + 78);
 	c->oncs = get16(data + 520);
 	c->mdts_bytes = spdk_nvme_ctrlr_get_max_xfer_size(c->c);
@@ -572,9 +583,7 @@ static void detached(struct sctrl *c)
 		answer(&c->detach_job, 0, ""); /* the same */
 	} else {
 		enter(c, CS_REMOVED);
-		tell_all(c, -ENXIO);
 		answer(&c->reset_job, -ENODEV, "the drive was removed");
-		sctrl_changed(c);
 		decide(c);
 	}
 }
@@ -600,9 +609,12 @@ static void collected(struct sctrl *c)
 			not_connected(c, "the drive is not there");
 		return;
 	}
-	if (c->goal == GOAL_REMOVE)
-		tell_all(c, -ENXIO); /* nothing waits for a drive that is gone; its memory may still be held */
 	enter(c, CS_LEAVING);
+	if (c->goal == GOAL_REMOVE) { /* nothing waits for a drive that is gone; its memory may still be held */
+		no_namespaces(c);
+		tell_all(c, -ENXIO);
+		sctrl_changed(c);
+	}
 }
 
 void sqp_given(struct task *task)
@@ -630,11 +642,11 @@ static bool device_there(const struct sctrl *c, bool *ours)
 	char path[300], driver[256];
 	ssize_t len;
 
-	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/driver", c->trid.traddr);
+	snprintf(path, sizeof(path), "%s/%s/driver", spdk_sysfs, c->trid.traddr);
 	len = readlink(path, driver, sizeof(driver) - 1);
 	driver[len < 0 ? 0 : len] = 0;
 	*ours = strstr(driver, "vfio-pci") || strstr(driver, "uio_pci_generic") || strstr(driver, "igb_uio");
-	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s", c->trid.traddr);
+	snprintf(path, sizeof(path), "%s/%s", spdk_sysfs, c->trid.traddr);
 	return access(path, F_OK) == 0;
 }
 

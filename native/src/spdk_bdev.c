@@ -23,7 +23,7 @@ struct polled {
 	struct uop timer;
 	struct __kernel_timespec interval;
 	uint64_t active_ns; /* something was sent or came */
-	bool armed, known;
+	bool armed;
 };
 
 static struct polled polled[REACTORS_MAX];
@@ -503,10 +503,7 @@ void sqp_come(struct reactor *r, struct rmsg *msg)
 	if (come.q) {
 		qp->q = come.q;
 		qp->state = QP_LIVE;
-		if (!polled[r->id].known) {
-			polled[r->id].known = true;
-			reactor_poller(r, poll_live, rest);
-		}
+		reactor_poller(r, poll_live, rest);
 		LIST_INSERT_HEAD(&polled[r->id].live, qp, live);
 		work_waiting(qp);
 		return;
@@ -517,6 +514,11 @@ void sqp_come(struct reactor *r, struct rmsg *msg)
 		fail_waiting(qp, come.rc);
 	else if (!TAILQ_EMPTY(&qp->waiting))
 		ask(qp);
+}
+
+void sqp_forget_all(void)
+{
+	memset(polled, 0, sizeof(polled));
 }
 
 void sqp_call(struct reactor *r, struct rmsg *msg)

@@ -192,6 +192,7 @@ extern _Atomic bool spdk_hotplug;
 extern _Atomic uint64_t spdk_hotplug_period_us;
 
 /* spdk_admin.c: on spdk-admin */
+extern const char *spdk_sysfs; /* /sys/bus/pci/devices; tests have another */
 void sctrl_attach(struct task *task); /* of struct job */
 void sctrl_detach(struct task *task);
 void sctrl_reset(struct task *task);
@@ -210,6 +211,7 @@ struct come {
 
 void sqp_come(struct reactor *r, struct rmsg *msg); /* of a struct come from malloc */
 void sqp_call(struct reactor *r, struct rmsg *msg); /* give it back */
+void sqp_forget_all(void); /* the reactors end */
 void sqp_asked(struct task *task);                  /* spdk_admin.c */
 void sqp_complained(struct task *task);
 void sqp_given(struct task *task);
