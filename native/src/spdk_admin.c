@@ -531,8 +531,10 @@ static void connected(struct sctrl *c)
 		return;
 	}
 	spdk_nvme_ctrlr_register_aer_callback(c->c, on_event, c);
-	if (c->options.timeout_us || c->options.timeout_admin_us)
-		spdk_nvme_ctrlr_register_timeout_callback(c->c, c->options.timeout_us, c->options.timeout_admin_us, on_timeout, c);
+	if (c->options.timeout_us) /* a time of 0 would be over at once */
+		spdk_nvme_ctrlr_register_timeout_callback(
+			c->c, c->options.timeout_us,
+			c->options.timeout_admin_us ? c->options.timeout_admin_us : c->options.timeout_us, on_timeout, c);
 	works(c);
 }
 
