@@ -232,13 +232,14 @@ static bool poll_hot(struct reactor *r)
 	return any;
 }
 
-void reactor_poller(struct reactor *r, bool (*poll)(struct reactor *r), bool (*rest)(struct reactor *r))
+bool reactor_poller(struct reactor *r, bool (*poll)(struct reactor *r), bool (*rest)(struct reactor *r))
 {
 	for (unsigned i = 0; i < r->n_pollers; i++)
 		if (r->pollers[i].poll == poll)
-			return;
+			return false;
 	assert(r->n_pollers < POLLERS_MAX);
 	r->pollers[r->n_pollers++] = (struct reactor_poller){ poll, rest };
+	return true;
 }
 
 static bool poll_all(struct reactor *r)

@@ -503,7 +503,8 @@ void sqp_come(struct reactor *r, struct rmsg *msg)
 	if (come.q) {
 		qp->q = come.q;
 		qp->state = QP_LIVE;
-		reactor_poller(r, poll_live, rest);
+		if (reactor_poller(r, poll_live, rest))
+			memset(&polled[r->id], 0, sizeof(polled[0]));
 		LIST_INSERT_HEAD(&polled[r->id].live, qp, live);
 		work_waiting(qp);
 		return;
@@ -514,11 +515,6 @@ void sqp_come(struct reactor *r, struct rmsg *msg)
 		fail_waiting(qp, come.rc);
 	else if (!TAILQ_EMPTY(&qp->waiting))
 		ask(qp);
-}
-
-void sqp_forget_all(void)
-{
-	memset(polled, 0, sizeof(polled));
 }
 
 void sqp_call(struct reactor *r, struct rmsg *msg)

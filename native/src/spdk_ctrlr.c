@@ -325,7 +325,6 @@ static void stop_step(void *arg, int rc, const char *err)
 
 	if (--stop->left)
 		return;
-	sqp_forget_all();
 	stop->done(stop->arg);
 	free(stop);
 }

@@ -211,7 +211,6 @@ struct come {
 
 void sqp_come(struct reactor *r, struct rmsg *msg); /* of a struct come from malloc */
 void sqp_call(struct reactor *r, struct rmsg *msg); /* give it back */
-void sqp_forget_all(void); /* the reactors end */
 void sqp_asked(struct task *task);                  /* spdk_admin.c */
 void sqp_complained(struct task *task);
 void sqp_given(struct task *task);
