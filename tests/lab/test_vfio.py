@@ -37,18 +37,20 @@ def test_a_trace_behind_an_iommu() -> None:
     """A drive's addresses are what the IOMMU made of them, page by page; its own CMB's are not translated at all."""
     text = """\
 pci_nvme_io_cmd cid 1 nsid 0x2 sqid 1 opc 0x2 opname 'NVME_NVM_CMD_READ'
-pci_nvme_read cid 1 nsid 2 nlb 24 count 12288 lba 0x0
+pci_nvme_read cid 1 nsid 2 nlb 32 count 16384 lba 0x0
 pci_nvme_map_addr addr 0x200000001800 len 8192
+pci_nvme_map_addr addr 0x2000003ff000 len 4096
 pci_nvme_map_addr addr 0x300000000000 len 4096
 vtd_dmar_translate dev 01:00.00 iova 0x200000001000 -> gpa 0x5000 mask 0xfff
 vtd_dmar_translate dev 02:00.00 iova 0x200000001000 -> gpa 0x7000 mask 0xfff
 vtd_dmar_translate dev 02:00.00 iova 0x200000002000 -> gpa 0xf0001000 mask 0xfff
 vtd_dmar_translate dev 02:00.00 iova 0x200000003000 -> gpa 0xf0000000 mask 0xfff
+vtd_dmar_translate dev 02:00.00 iova 0x200000200000 -> gpa 0xf0200000 mask 0x1fffff
 """
     drive = Drive("B", 2, "0000:02:00.0", "", "", (), 0)
     other = Drive("C", 3, "0000:03:00.0", "", "", ((0xF0000000, 0xF3FFFFFF),), 64 << 20)
     traffic = Traffic(commands(text.splitlines()), [drive, other], MEMORY_BYTES, Translations(text))
-    assert traffic.of("B", READ) == {DRAM: 2048, "C": 6144, OTHER: 4096}
+    assert traffic.of("B", READ) == {DRAM: 2048, "C": 10240, OTHER: 4096}
     assert traffic.torn == []
 
 

@@ -29,7 +29,7 @@ OTHER = "other"
 _IO = re.compile(r"pci_nvme_io_cmd cid \d+ nsid 0x([0-9a-f]+) sqid \d+ opc 0x([0-9a-f]+)")
 _COUNT = re.compile(r"pci_nvme_(?:read|write) cid \d+ (?:opname '\S+' )?nsid \d+ nlb \d+ count (\d+) lba 0x([0-9a-f]+)")
 _TRANSLATED = re.compile(
-    r"vtd_dmar_translate dev (\S+) iova 0x([0-9a-f]+) -> gpa 0x([0-9a-f]+) mask 0xfff$", re.MULTILINE
+    r"vtd_dmar_translate dev (\S+) iova 0x([0-9a-f]+) -> gpa 0x([0-9a-f]+) mask 0x([0-9a-f]+)$", re.MULTILINE
 )
 _PAGE = 4096
 _ADDR = re.compile(r"pci_nvme_map_addr addr 0x([0-9a-f]+) len (\d+)")
@@ -94,17 +94,26 @@ class Translations:
     """What the emulated IOMMU made of drives' addresses: of those that were accessed and stayed mapped."""
 
     def __init__(self, text: str) -> None:
-        self.pages = {(who, int(iova, 16)): int(gpa, 16) for who, iova, gpa in _TRANSLATED.findall(text)}
+        self.pages = {
+            (who, int(iova, 16), int(mask, 16)): int(gpa, 16) for who, iova, gpa, mask in _TRANSLATED.findall(text)
+        }
+        self.masks = sorted({mask for _, _, mask in self.pages})
 
     def pieces(self, drive: Drive, address: int, length: int) -> Iterator[tuple[int | None, int]]:
         """The piece in physical addresses, by page; None: it was not sent to the bus (its own CMB)."""
         bus, function = drive.bdf.split(":", 1)[1].split(".")
+        who = f"{bus}.{int(function, 16):02x}"
         while length:
-            offset = address % _PAGE
-            step = min(length, _PAGE - offset)
-            page = self.pages.get((f"{bus}.{int(function, 16):02x}", address - offset))
-            yield (None if page is None else page + offset), step
+            step = min(length, _PAGE - address % _PAGE)
+            yield self._translate(who, address), step
             address, length = address + step, length - step
+
+    def _translate(self, who: str, address: int) -> int | None:
+        for mask in self.masks:  # pages of 4 KiB, 2 MiB, 1 GiB
+            page = self.pages.get((who, address & ~mask, mask))
+            if page is not None:
+                return page + (address & mask)
+        return None
 
 
 class Traffic:
