@@ -239,6 +239,18 @@ def test_layers_limits_and_counters(front: SpdkDaemon) -> None:
     assert front.rpc("bdev_get_histogram", name="Farn1")["histogram"]
 
 
+def test_a_timeout_is_for_what_hangs(front: SpdkDaemon) -> None:
+    """Admin commands, whose own time is not set, have that of I/O commands."""
+    front.rpc("bdev_nvme_set_options", timeout_us=30_000_000, action_on_timeout="reset")
+    front.attach("Far", front.back.subsystem(Ns()))
+    io = serve(front, "Farn1").started().io()
+    for lba in range(16):
+        assert io.write(lba, 1, pattern(lba)).status == nvme.OK
+    front.rpc("bdev_nvme_get_controller_health_info", name="Far")
+    shown = controller(front, "Far")
+    assert (shown["timeouts"], shown["resets"], shown["retries"]) == (0, 0, 0)
+
+
 def test_health(front: SpdkDaemon) -> None:
     front.attach("Far", front.back.subsystem(Ns()))
     shown = front.rpc("bdev_nvme_get_controller_health_info", name="Far")
