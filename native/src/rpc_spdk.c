@@ -28,6 +28,8 @@ static json_t *facts_of(const struct dp_spdk_ns *ns)
 	if (!shown)
 		shown = json_pack("{s:s}", "name", ns->bdev);
 	json_object_set_new(shown, "nsid", json_integer(ns->nsid));
+	if (ns->uuid[0])
+		json_object_set_new(shown, "uuid", json_string(ns->uuid));
 	if (ns->refused[0])
 		json_object_set_new(shown, "refused", json_string(ns->refused));
 	return shown;
@@ -268,6 +270,8 @@ static json_t *ctrlr_json(const struct dp_spdk_ctrlr *c)
 			(json_int_t)c->mdts_bytes, "dma", c->dma, "resets", (json_int_t)c->resets, "timeouts",
 			(json_int_t)c->timeouts, "retries", (json_int_t)c->retries, "bounced_ops", (json_int_t)c->bounced_ops,
 			"bounced_bytes", (json_int_t)c->bounced_bytes, "namespaces", namespaces);
+	json_object_set_new(one, "vendor_id", json_integer(c->vendor));
+	json_object_set_new(one, "subnqn", json_string(c->own_nqn));
 	return json_pack("{s:s, s:[o]}", "name", c->name, "ctrlrs", one);
 }
 

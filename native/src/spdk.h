@@ -46,6 +46,7 @@ struct dp_spdk_ns {
 	char bdev[DP_NAME_MAX + 1]; /* <name>n<nsid> */
 	struct dp_bdev_facts facts;
 	char refused[DP_ERR_MAX]; /* why it cannot be a back end; "" : it can */
+	char uuid[40];            /* its UUID, or its NGUID in that form; "": none */
 };
 
 enum dp_spdk_state { DP_SPDK_ENABLED, DP_SPDK_RESETTING, DP_SPDK_FAILED, DP_SPDK_REMOVED };
@@ -54,7 +55,8 @@ struct dp_spdk_ctrlr {
 	char name[DP_SPDK_NAME_MAX + 1];
 	char trtype[8], traddr[257], trsvcid[33], subnqn[224], hostnqn[224], adrfam[8];
 	char serial[21], model[41], firmware[9];
-	uint16_t cntlid;
+	char own_nqn[224]; /* as the controller itself says */
+	uint16_t cntlid, vendor;
 	uint32_t mdts_bytes;
 	uint16_t oncs;
 	enum dp_spdk_state state;

@@ -19,6 +19,7 @@
 #define LOOK_NS 100000000u    /* admin completions of a controller that works: events, keep alive */
 #define TRIES 5u              /* for a queue pair of a controller that works otherwise */
 #define S_NS 1000000000ull
+#define NO_TIMEOUT_US (1800 * 1000000ull) /* in effect; more would overflow the driver's ticks, and 0 is at once */
 #define ADMIN_WAIT_NS (10 * S_NS)
 
 static LIST_HEAD(, sctrl) ctrlrs = LIST_HEAD_INITIALIZER(ctrlrs);
@@ -197,6 +198,21 @@ static void judge(struct sns *ns, struct spdk_nvme_ns *from)
 		snprintf(ns->refused, sizeof(ns->refused), "namespace %u has blocks of %u bytes", ns->nsid, size);
 }
 
+/* Its UUID, or its NGUID in that form; nothing of the kind: empty. */
+static void name_of(struct sns *ns, struct spdk_nvme_ns *from)
+{
+	const uint8_t *id = (const uint8_t *)spdk_nvme_ns_get_uuid(from);
+	static const uint8_t none[16];
+	char *at = ns->uuid;
+
+	if (!id)
+		id = spdk_nvme_ns_get_nguid(from);
+	if (!id || memcmp(id, none, sizeof(none)) == 0)
+		return;
+	for (unsigned i = 0; i < 16; i++)
+		at += snprintf(at, 4, "%s%02x", i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "", id[i]);
+}
+
 static struct sns *found(struct sctrl *c, uint32_t nsid, struct spdk_nvme_ns *from)
 {
 	const uint8_t *ctrlr = (const uint8_t *)spdk_nvme_ctrlr_get_data(c->c);
@@ -222,6 +238,7 @@ static struct sns *found(struct sctrl *c, uint32_t nsid, struct spdk_nvme_ns *fr
 		.write_zeroes = true,
 		.physical_block_size = data[24] & 0x10 ? (get16(data + 64) + 1u) * size : size, /* NSFEAT.OPTPERF, NPWG */
 	};
+	name_of(ns, from);
 	if (!ns->refused[0])
 		ns->pass = nvme_pass_open_call(ns_call, ns, nsid, ns->shift);
 	return ns;
@@ -399,6 +416,8 @@ static void remember(struct sctrl *c)
 	copy_field(c->firmware, data + 64, sizeof(c->firmware) - 1);
 	c->cntlid = get16(data + 78);
 	c->oncs = get16(data + 520);
+	c->vendor = get16(data);
+	memcpy(c->own_nqn, data + 768, sizeof(c->own_nqn) - 1);
 	c->mdts_bytes = spdk_nvme_ctrlr_get_max_xfer_size(c->c);
 	pthread_mutex_unlock(&c->lock);
 }
@@ -531,10 +550,10 @@ static void connected(struct sctrl *c)
 		return;
 	}
 	spdk_nvme_ctrlr_register_aer_callback(c->c, on_event, c);
-	if (c->options.timeout_us) /* a time of 0 would be over at once */
-		spdk_nvme_ctrlr_register_timeout_callback(
-			c->c, c->options.timeout_us,
-			c->options.timeout_admin_us ? c->options.timeout_admin_us : c->options.timeout_us, on_timeout, c);
+	if (c->options.timeout_us || c->options.timeout_admin_us)
+		spdk_nvme_ctrlr_register_timeout_callback(c->c, c->options.timeout_us ? c->options.timeout_us : NO_TIMEOUT_US,
+							  c->options.timeout_admin_us ? c->options.timeout_admin_us :
+							  c->options.timeout_us, on_timeout, c);
 	works(c);
 }
 

@@ -473,6 +473,7 @@ static void show_namespaces(struct sctrl *c, struct dp_spdk_ctrlr *to)
 		shown->facts.num_blocks = atomic_load(&ns->blocks);
 		snprintf(shown->bdev, sizeof(shown->bdev), "%sn%u", c->name, ns->nsid);
 		memcpy(shown->refused, ns->refused, sizeof(shown->refused));
+		memcpy(shown->uuid, ns->uuid, sizeof(shown->uuid));
 		to->num_ns++;
 	}
 	qsort(to->ns, to->num_ns, sizeof(*to->ns), by_nsid);
@@ -500,6 +501,8 @@ static void show(struct sctrl *c, struct dp_spdk_ctrlr *to)
 	memcpy(to->model, c->model, sizeof(to->model));
 	memcpy(to->firmware, c->firmware, sizeof(to->firmware));
 	to->cntlid = c->cntlid;
+	to->vendor = c->vendor;
+	memcpy(to->own_nqn, c->own_nqn, sizeof(to->own_nqn));
 	to->oncs = c->oncs;
 	to->mdts_bytes = c->mdts_bytes;
 	to->resets = c->resets;

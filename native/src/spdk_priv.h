@@ -64,7 +64,7 @@ struct sns {
 	bool zeroes, zeroes_unmap, dsm;
 	_Atomic bool no_zeroes; /* the drive has refused it */
 	struct nvme_pass *pass; /* NULL: the drive has no Compare, Verify or Copy */
-	char refused[DP_ERR_MAX];
+	char refused[DP_ERR_MAX], uuid[40];
 	LIST_ENTRY(sns) link;
 };
 
@@ -156,7 +156,8 @@ struct sctrl {
 	pthread_mutex_t lock;
 	enum dp_spdk_state shown;
 	char serial[21], model[41], firmware[9];
-	uint16_t cntlid, oncs;
+	char own_nqn[224];
+	uint16_t cntlid, oncs, vendor;
 	uint32_t mdts_bytes;
 	uint64_t resets;
 	_Atomic uint64_t timeouts;

@@ -293,6 +293,8 @@ static void identify(struct spdk_nvme_ctrlr *c)
 		ns->data[130] = nsid == 1 ? 9 : 12;
 		put(ns->data + 74, 128, 2); /* MSSRL */
 		put(ns->data + 76, 128, 4); /* MCL */
+		ns->data[104] = nsid == 1 ? 0 : 0xAB;
+		ns->data[119] = (uint8_t)(nsid - 1);
 		ns->data[33] = 8; /* DLFEAT */
 	}
 }
@@ -545,6 +547,16 @@ uint32_t spdk_nvme_ns_get_sector_size(struct spdk_nvme_ns *ns)
 uint32_t spdk_nvme_ns_get_md_size(struct spdk_nvme_ns *ns)
 {
 	return ns->md;
+}
+
+const struct spdk_uuid *spdk_nvme_ns_get_uuid(const struct spdk_nvme_ns *ns)
+{
+	return NULL;
+}
+
+const uint8_t *spdk_nvme_ns_get_nguid(const struct spdk_nvme_ns *ns)
+{
+	return ns->data + 104;
 }
 
 int spdk_nvme_ns_get_pi_type(struct spdk_nvme_ns *ns)

@@ -293,6 +293,8 @@ static void test_attach(void **state)
 	assert_int_equal(shown->num_ns, 3);
 	assert_string_equal(shown->ns[1].bdev, "Nn2");
 	assert_int_equal(shown->ns[1].facts.block_size, 4096);
+	assert_string_equal(shown->ns[0].uuid, "");
+	assert_string_equal(shown->ns[1].uuid, "ab000000-0000-0000-0000-000000000001");
 	assert_non_null(strstr(shown->ns[2].refused, "metadata"));
 	dp_spdk_ctrlrs_free(shown, 1);
 	assert_int_equal(dp_bdev_create(&third, &facts, err), -EOPNOTSUPP);

@@ -36,6 +36,7 @@ struct spdk_nvme_detach_ctx;
 struct spdk_nvme_ctrlr_data;
 struct spdk_nvme_ns_data;
 struct spdk_nvme_registers;
+struct spdk_uuid;
 
 struct spdk_nvme_transport_id {
 	enum spdk_nvme_transport_type trtype;
@@ -126,6 +127,8 @@ const struct spdk_nvme_ns_data *spdk_nvme_ns_get_data(struct spdk_nvme_ns *ns);
 uint64_t spdk_nvme_ns_get_num_sectors(struct spdk_nvme_ns *ns);
 uint32_t spdk_nvme_ns_get_sector_size(struct spdk_nvme_ns *ns);
 uint32_t spdk_nvme_ns_get_md_size(struct spdk_nvme_ns *ns);
+const struct spdk_uuid *spdk_nvme_ns_get_uuid(const struct spdk_nvme_ns *ns);
+const uint8_t *spdk_nvme_ns_get_nguid(const struct spdk_nvme_ns *ns);
 int spdk_nvme_ns_get_pi_type(struct spdk_nvme_ns *ns);
 int spdk_nvme_ns_get_csi(const struct spdk_nvme_ns *ns);
 
