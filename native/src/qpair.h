@@ -187,7 +187,7 @@ struct qpair {
 	int fd;
 	bool flush_queued, hot;
 	struct zc *zc;  /* zero-copy sends, qpair_zc.h; NULL: never */
-	uint32_t direct_max; /* a longer Read has its data in staging memory: it leaves without a copy from there */
+	uint32_t direct_max; /* a longer Read has its data in staging memory and leaves without a copy; UINT32_MAX: none does */
 	bool no_direct; /* data must not be sent from a back end's own memory, nor go there as it arrives */
 	bool keyed;     /* data is described by keyed SGLs */
 

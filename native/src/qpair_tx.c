@@ -208,12 +208,13 @@ static uint32_t iovs_of(const struct request *rq)
 
 static void encode_answers(struct qpair *q)
 {
+	bool zc = q->zc && q->zc->now;
 	struct request *rq;
 
 	while ((rq = STAILQ_FIRST(&q->answers))) {
 		if (!has_room(q, iovs_of(rq), q->c2h_pdo + RESP_HLEN + 2 * DIGEST_LEN))
 			return;
-		if (q->zc && !zc_takes(q, rq))
+		if (DP_UNLIKELY(zc || rq->tx_len > q->direct_max) && !zc_takes(q, rq))
 			return;
 		STAILQ_REMOVE_HEAD(&q->answers, link);
 		if (DP_UNLIKELY(rq->pbuf != NULL) && io_pool_unsendable(rq))
@@ -414,7 +415,7 @@ void qpair_flush(struct qpair *q)
 	}
 	if (q->tx_armed || q->mute || q->finished)
 		return;
-	if (q->zc)
+	if (zc_on(q))
 		zc_begin(q);
 	if (!term)
 		encode_raw(q);

@@ -15,7 +15,6 @@ static void zc_done(struct reactor *r, struct uop *op, int res);
 /* Memory of a malloc bdev may not be sent so, but a copy of it: that is cheaper than the kernel's own. */
 static void set_on(struct qpair *q, bool on)
 {
-	q->zc->on = on;
 	q->direct_max = !on ? UINT32_MAX : zc_config.min_bytes ? zc_config.min_bytes - 1 : 0;
 }
 
@@ -78,7 +77,7 @@ static bool worth_it(const struct request *rq)
 /* What waits for the peer must leave enough of the queue's share for others to be sent, copied, in the meantime. */
 static bool possible(const struct qpair *q)
 {
-	return q->zc->on && !STAILQ_EMPTY(&q->zc->free) && q->zc->held < q->staged_max / 2;
+	return zc_on(q) && !STAILQ_EMPTY(&q->zc->free) && q->zc->held < q->staged_max / 2;
 }
 
 void zc_begin(struct qpair *q)
@@ -120,7 +119,7 @@ bool zc_takes(struct qpair *q, const struct request *rq)
 
 bool zc_used(const struct qpair *q)
 {
-	return q->zc->now && q->zc->on && q->zc->now_bytes;
+	return q->zc->now && zc_on(q) && q->zc->now_bytes;
 }
 
 struct uop *zc_op(struct qpair *q)

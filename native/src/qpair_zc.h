@@ -37,7 +37,6 @@ struct zc_batch {
 STAILQ_HEAD(zc_batch_list, zc_batch);
 
 struct zc {
-	bool on;
 	bool waiting, stopped, aborted; /* the queue ends: a time is set, is taken back, has expired */
 	uint32_t pending;               /* of all batches */
 	size_t held;                    /* staging memory of batches */
@@ -56,6 +55,11 @@ struct zc_config {
 };
 
 extern struct zc_config zc_config;
+
+static inline bool zc_on(const struct qpair *q)
+{
+	return q->direct_max != UINT32_MAX;
+}
 
 bool zc_create(struct qpair *q); /* control thread, before the queue begins; false: it does without */
 void zc_free(struct qpair *q);

@@ -270,8 +270,8 @@ static void refused(void **state)
 		command(OPC_READ, i, 3, i, BLOCKS(BIG), 0);
 		got(i, i * 512, BIG);
 		assert_int_equal(next_status(i), 0);
-		assert_int_equal(rig.q->zc->on, errors[i] == -ENOMEM);
-		rig.q->zc->on = true;
+		assert_int_equal(zc_on(rig.q), errors[i] == -ENOMEM);
+		rig.q->direct_max = zc_config.min_bytes - 1;
 		assert_int_equal(n_zc, i + 1);
 		assert_int_equal(n_plain, i + 1);
 		notify_all();
@@ -293,10 +293,10 @@ static void in_parts(void **state)
 	notify(2, 0);
 	notify(0, IORING_NOTIF_USAGE_ZC_COPIED);
 	assert_int_equal(in_use(), BIG);
-	assert_true(rig.q->zc->on);
+	assert_true(zc_on(rig.q));
 	notify(0, 0);
 	assert_int_equal(in_use(), 0);
-	assert_false(rig.q->zc->on);
+	assert_false(zc_on(rig.q));
 	assert_int_equal(atomic_load(&rig.q->zc_copied), BIG + rig.q->c2h_pdo + RESP_HLEN);
 }
 
@@ -438,10 +438,10 @@ static void at_random(void **state)
 		untouched();
 		while (n_sent && (rnd(3) == 0 || n_sent > SENDS - 300))
 			notify(rnd(n_sent), 0);
-		if (n_zc > 1000)
+		if (n_zc > 300)
 			qpair_end(rig.q, END_LOST, "enough");
 	}
-	assert_true(n_plain > 1000);
+	assert_true(n_plain > 200);
 	rig_turn();
 	assert_int_equal(rig.ended, n_sent == 0);
 	notify_all();
