@@ -151,7 +151,10 @@ def _allow_noiommu(machine: Machine, file: RecordFile, record: Record) -> list[s
     record.noiommu = record.noiommu or now
     file.save(record)
     machine.write("Y", NOIOMMU)
-    return ["VFIO works without an IOMMU now: a drive, and whoever programs it, can reach all memory"]
+    return [
+        "VFIO works without an IOMMU now: a drive, and whoever programs it, can reach all memory; nvmet-p2p's own data "
+        "plane does not take such a drive"
+    ]
 
 
 # -- changes -----------------------------------------------------------------------------------------------------------
