@@ -316,6 +316,7 @@ class NativeDataPlane(RdmaMethods):
         elif config.kind == "nvme":  # it stays with its controller, and comes back with it
             del self._bdevs[message.name]
             self._tell().bdev_changed(message.name, None)
+            return
         else:
             self._tell().bdev_changed(message.name, None)
             self._lost[message.name] = None
