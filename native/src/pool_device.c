@@ -27,7 +27,8 @@ struct pool_device {
 
 	struct vfio_area area;
 	void *bar; /* hold: where all of it is mapped */
-	uint64_t bus; /* hold: its address */
+	uint64_t dma; /* hold: what SPDK's drives name it by */
+	char bdf[32];
 	uint8_t *base;
 	uint64_t bytes, mapped; /* given out; all that others may reach */
 	bool shared;            /* SPDK was told of it */
@@ -102,7 +103,7 @@ static int find(struct pool_device *device, char err[DP_ERR_MAX])
 
 static int bar_bytes(struct pool_device *device, uint64_t *bytes, char err[DP_ERR_MAX])
 {
-	int rc = device->hold ? dp_spdk_map_bar(device->hold, device->memory.bar, &device->bar, &device->bus, bytes) :
+	int rc = device->hold ? dp_spdk_map_bar(device->hold, device->memory.bar, &device->bar, &device->dma, bytes) :
 				vfio_bar_bytes(&device->vfio, device->memory.bar, bytes);
 
 	if (rc < 0)
@@ -161,7 +162,7 @@ static int map_own(struct pool_device *device, char err[DP_ERR_MAX])
 /* SPDK opened the device and shows nobody its descriptor; it is one of this process's all the same. */
 static void export_held(struct pool_device *device, uint64_t offset, uint64_t bytes)
 {
-	int fd = vfio_find_fd(device->memory.bar, device->bus);
+	int fd = vfio_find_fd(device->bdf, device->memory.bar);
 
 	if (fd < 0)
 		snprintf(device->no_dmabuf, sizeof(device->no_dmabuf), "SPDK has the device, and not by VFIO");
@@ -186,11 +187,11 @@ static int map_held(struct pool_device *device, char err[DP_ERR_MAX])
 	return 0;
 }
 
-/* Commands name the memory by the address at which we have it: drives are told of it by that, so no other memory of theirs
- * can be there. */
+/* Commands name the memory by the address that it has for all drives' DMA, so no other memory of theirs can be there: where
+ * SPDK says, or where we have it, as that is what SPDK makes of it. */
 static int enable(struct pool_device *device, char err[DP_ERR_MAX])
 {
-	const uint64_t address = device->hold ? (uintptr_t)device->bar + device->memory.offset : (uintptr_t)device->base;
+	const uint64_t address = device->hold ? device->dma + device->memory.offset : (uintptr_t)device->base;
 	int rc = nvme_memory_enable(&device->regs, &device->memory, address, err);
 
 	device->enabled = rc == 0;
@@ -317,6 +318,7 @@ static struct pool_device *look(const char *bdf, int *rc, char err[DP_ERR_MAX])
 					.request = -1,
 					.stop = -1 };
 	pthread_mutex_init(&device->lock, NULL);
+	snprintf(device->bdf, sizeof(device->bdf), "%.31s", bdf);
 	device->hold = dp_spdk_hold(bdf, on_lost, device);
 	*rc = reach(device, bdf, err);
 	if (*rc == 0)

@@ -6,6 +6,7 @@
 #include <linux/pci_regs.h>
 #include <linux/vfio.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -362,10 +363,27 @@ static bool has_bar_at(int fd, unsigned bar, uint64_t address)
 	return ((uint64_t)le32toh(found[1]) << 32 | (found[0] & (uint32_t)PCI_BASE_ADDRESS_MEM_MASK)) == address;
 }
 
-int vfio_find_fd(unsigned bar, uint64_t address)
+/* A line of `resource` for each BAR: first and last address, flags. 0: not known. */
+static uint64_t address_of(const char *bdf, unsigned bar)
 {
+	char path[128], text[1024];
+	const char *line = text;
+
+	snprintf(path, sizeof(path), PCI "/%.31s/resource", bdf);
+	if (vfio_sys_text(path, text, sizeof(text)) < 0)
+		return 0;
+	for (; bar > 0 && line; bar--) {
+		line = strchr(line, '\n');
+		line = line ? line + 1 : NULL;
+	}
+	return line ? strtoull(line, NULL, 16) : 0;
+}
+
+int vfio_find_fd(const char *bdf, unsigned bar)
+{
+	const uint64_t address = address_of(bdf, bar);
 	int fds[FDS_MAX];
-	size_t n = vfio_sys_devices(fds, FDS_MAX);
+	size_t n = address ? vfio_sys_devices(fds, FDS_MAX) : 0;
 
 	for (size_t i = 0; i < n; i++)
 		if (has_bar_at(fds[i], bar, address))

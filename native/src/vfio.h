@@ -43,8 +43,8 @@ void vfio_write32(void *arg, uint32_t at, uint32_t value);
 /* The eventfd is written when the kernel wants the device back: from then on its removal waits for vfio_close. */
 int vfio_on_request(const struct vfio_dev *dev, int eventfd);
 
-/* The descriptor, in somebody else's hands in this process, of the device whose BAR has that bus address; -ENOENT: none. */
-int vfio_find_fd(unsigned bar, uint64_t address);
+/* The device's descriptor, in somebody else's hands in this process: told from others by where its BAR is. -ENOENT: none. */
+int vfio_find_fd(const char *bdf, unsigned bar);
 
 /* A dma-buf of a part of a BAR: its descriptor, or -errno with the reason. fd: of any vfio device. */
 int vfio_dmabuf(int fd, unsigned bar, uint64_t offset, uint64_t bytes, char err[DP_ERR_MAX]);

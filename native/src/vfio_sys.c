@@ -73,6 +73,18 @@ WEAK size_t vfio_sys_devices(int *fds, size_t most)
 	return n;
 }
 
+WEAK int vfio_sys_text(const char *path, char *text, size_t size)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? -1 : read(fd, text, size - 1);
+	int rc = n < 0 ? -errno : 0;
+
+	if (fd >= 0)
+		close(fd);
+	text[n < 0 ? 0 : n] = 0;
+	return rc;
+}
+
 WEAK int vfio_sys_link(const char *path, char *name, size_t size)
 {
 	char target[PATH_MAX];

@@ -279,6 +279,14 @@ ssize_t vfio_sys_pwrite(int fd, const void *from, size_t bytes, uint64_t offset)
 	return (ssize_t)bytes;
 }
 
+int vfio_sys_text(const char *path, char *text, size_t size)
+{
+	if (strcmp(path, "/sys/bus/pci/devices/" FAKE_BDF "/resource") != 0)
+		return -ENOENT;
+	snprintf(text, size, "0xfe800000 0xfe803fff 0x140204\n0x0 0x0 0x0\n0x00000038f0000000 0x00000038f07fffff 0x14220c\n");
+	return 0;
+}
+
 size_t vfio_sys_devices(int *fds, size_t most)
 {
 	fds[0] = FD_DEVICE;
@@ -348,7 +356,7 @@ int dp_spdk_map_bar(struct dp_spdk_hold *hold, unsigned bar, void **addr, uint64
 	*addr = fake.bar = mmap(at, fake.bar_bytes[bar], PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, bars[bar], 0);
 	mapped = fake.bar;
 	mapped_bytes = fake.bar_bytes[bar];
-	*phys = 0x38F0000000;
+	*phys = (uintptr_t)fake.bar; /* as SPDK does where an IOMMU is */
 	*size = fake.bar_bytes[bar];
 	return 0;
 }
