@@ -144,3 +144,19 @@ def test_many_idle_clients(daemon: Daemon) -> None:
     finally:
         for made in idle:
             made.close()
+
+
+def test_drives_of_the_data_planes_own(daemon: Daemon) -> None:
+    """Refused with the reason where there is no driver for them, or no drive; nothing has changed then."""
+    spdk = daemon.rpc("p2p_get_status")["spdk"]
+    drive = {"name": "Nvme0", "trtype": "PCIe", "traddr": "0000:ff:1f.6"}
+    saved = daemon.rpc("save_config")
+    with pytest.raises(RpcError) as caught:
+        daemon.rpc("bdev_nvme_attach_controller", **drive)
+    assert caught.value.code == (-19 if spdk["built"] else -95)
+    assert spdk["built"] or spdk["reason"] in caught.value.message
+    with pytest.raises(RpcError) as caught:
+        daemon.rpc("load_subsystem_config", config=[{"method": "bdev_nvme_attach_controller", "params": drive}])
+    assert caught.value.code == (-19 if spdk["built"] else -95)
+    assert daemon.rpc("save_config") == saved
+    assert all(controller["name"] != "Nvme0" for controller in daemon.rpc("bdev_nvme_get_controllers"))
