@@ -11,6 +11,7 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#include "bdev.h"
 #include "common.h"
 #include "crc32c.h"
 
@@ -38,6 +39,17 @@ static void refuse(struct dp_calibration *result, const char *format, ...)
 	va_start(args, format);
 	vsnprintf(result->reason, sizeof(result->reason), format, args);
 	va_end(args);
+}
+
+/* errno, or what an NVMe drive of SPDK's has answered. */
+static const char *text_of(int rc)
+{
+	static _Thread_local char text[48];
+
+	if (!(-rc & BDEV_NVME))
+		return strerror(-rc);
+	snprintf(text, sizeof(text), "NVMe status %03xh", (unsigned)-rc & 0x7FF);
+	return text;
 }
 
 /* -- the drive */
@@ -167,7 +179,7 @@ static void refuse_transfer(struct pool *pool, struct dp_calibration *result, co
 		       "work; dmesg may tell more",
 		       way, strerror(-rc));
 	else
-		refuse(result, "%s: %s", way, strerror(-rc));
+		refuse(result, "%s: %s", way, text_of(rc));
 }
 
 /* -- patterns: a word tells its place and its round */
@@ -228,7 +240,7 @@ static bool prove_to_drive(struct pool *pool, struct calibrate_drive *drive, str
 	}
 	rc = transfer_host(drive, false, region->got, bytes, region->offset);
 	if (rc < 0) {
-		refuse(result, "%s: it cannot be read back: %s", to_drive, strerror(-rc));
+		refuse(result, "%s: it cannot be read back: %s", to_drive, text_of(rc));
 		return false;
 	}
 	if (!pool_check(pool)) {
@@ -250,7 +262,7 @@ static bool prove_to_pool(struct pool *pool, struct calibrate_drive *drive, stru
 	pattern(region->want + guard, bytes, seed);
 	rc = transfer_host(drive, true, region->want + guard, bytes, region->offset);
 	if (rc < 0) {
-		refuse(result, "%s: the pattern cannot be written: %s", to_pool, strerror(-rc));
+		refuse(result, "%s: the pattern cannot be written: %s", to_pool, text_of(rc));
 		return false;
 	}
 	rc = transfer(drive, false, iov, n, region->offset);
@@ -418,7 +430,7 @@ static int verify_region(struct pool *pool, struct calibrate_drive *drive, struc
 	int rc = transfer_host(drive, false, region->original, region->bytes, region->offset);
 
 	if (rc < 0) {
-		refuse(result, "the drive cannot be read: %s", strerror(-rc));
+		refuse(result, "the drive cannot be read: %s", text_of(rc));
 		return 0;
 	}
 	if (!journal_write(pool, drive, region, result))
@@ -428,7 +440,7 @@ static int verify_region(struct pool *pool, struct calibrate_drive *drive, struc
 	if (rc < 0) {
 		snprintf(result->reason, sizeof(result->reason),
 			 "%u bytes at %llu of the drive could not be put back (%.40s): they are in %.120s", region->bytes,
-			 (unsigned long long)region->offset, strerror(-rc), drive->journal);
+			 (unsigned long long)region->offset, text_of(rc), drive->journal);
 		return -EIO;
 	}
 	if (unlink(drive->journal) < 0 || sync_folder(drive->journal) < 0)
@@ -540,7 +552,7 @@ static int restore(int fd, struct calibrate_drive *drive, char err[DP_ERR_MAX])
 	if (rc == 0 && (unlink(drive->journal) < 0 || sync_folder(drive->journal) < 0))
 		rc = -errno;
 	if (rc < 0 && !err[0])
-		snprintf(err, DP_ERR_MAX, "what the journal %.150s holds cannot be put back: %s", drive->journal, strerror(-rc));
+		snprintf(err, DP_ERR_MAX, "what the journal %.150s holds cannot be put back: %s", drive->journal, text_of(rc));
 	free(region.original);
 	free(region.got);
 	return rc;
@@ -558,7 +570,7 @@ int calibrate_restore(struct calibrate_drive *drive, char err[DP_ERR_MAX])
 	}
 	rc = restore(fd, drive, err);
 	close(fd);
-	return rc;
+	return rc < 0 && -rc & BDEV_NVME ? -EIO : rc;
 }
 
 /* -- how fast: as the kernel copies between sockets and our memory, so what counts is its way of touching the pool */

@@ -24,7 +24,7 @@ static void later(struct reactor *r, struct rmsg *msg)
 	free(l);
 	if (io->op == BDEV_WRITE && fake_disk->writes_left-- == 0) {
 		fake_disk->writes_left = 0;
-		rc = -EIO;
+		rc = -(BDEV_NVME | 0x280); /* Write Fault */
 	}
 	for (unsigned i = 0; rc == 0 && io->op <= BDEV_WRITE && i < (io->iovcnt ? io->iovcnt : 1u); i++) {
 		fake_disk->in_pool += pool_of(iov[i].iov_base) != NULL;

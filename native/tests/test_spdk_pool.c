@@ -247,9 +247,11 @@ static void what_a_probe_left_is_put_back(void **state)
 	fake_disk->writes_left = 1; /* the pattern; then the drive takes no more */
 	result = calibrate(FAKE_BDF);
 	assert_int_equal(last_rc, -EIO);
+	assert_non_null(strstr(result.reason, "NVMe status 280h"));
 	assert_false(result.verified);
 	assert_int_equal(access(journal, F_OK), 0);
 	restore(-EIO);
+	assert_non_null(strstr(last_text, "NVMe status 280h"));
 	fake_disk->writes_left = UINT32_MAX;
 	damage(5000);
 	restore(-EUCLEAN);
