@@ -102,7 +102,8 @@ void reactor_stop(struct reactor *r);                                         /*
 void reactor_send(struct reactor *r, struct rmsg *msg);                       /* any thread */
 void reactor_run_inbox(struct reactor *r);                                    /* tests without a thread */
 void reactor_flush(struct reactor *r);
-bool reactor_poller(struct reactor *r, bool (*poll)(struct reactor *r), bool (*rest)(struct reactor *r)); /* false: it is one */
+/* False: it is one already. */
+bool reactor_poller(struct reactor *r, bool (*poll)(struct reactor *r), bool (*rest)(struct reactor *r));
 
 /*
  * While one or two queues exchange a command at a time, the ring only costs: arming a poll, waking it, running its task

@@ -113,7 +113,8 @@ bool dp_spdk_mem_reaches(const void *addr, size_t bytes);
 struct dp_spdk_hold;
 
 /* The attached PCIe controller with that BDF, held: it is not detached before dp_spdk_let_go. gone: it was removed or reset,
- * what lay in its memory is lost, what was mapped stays mapped until let_go; any thread, and it calls nothing here. NULL: none is attached. */
+ * what lay in its memory is lost, what was mapped stays mapped until let_go; any thread, and it calls nothing here. NULL: none
+ * is attached. */
 struct dp_spdk_hold *dp_spdk_hold(const char *bdf, void (*gone)(void *arg, const char *why), void *arg);
 void dp_spdk_let_go(struct dp_spdk_hold *hold);
 const char *dp_spdk_hold_name(const struct dp_spdk_hold *hold); /* of the controller */

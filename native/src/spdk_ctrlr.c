@@ -202,11 +202,13 @@ static void attach_over(void *arg, int rc, const char *err)
 	char text[DP_ERR_MAX];
 
 	free(arg);
-	snprintf(text, sizeof(text), "%s%.60s%s%.170s", rc < 0 ? "controller " : "", rc < 0 ? at.c->name : "", rc < 0 ? ": " : "", err);
-	if (rc < 0)
+	text[0] = 0;
+	if (rc < 0) {
+		snprintf(text, sizeof(text), "controller %.60s: %.170s", at.c->name, err);
 		ctrlr_free(at.c);
-	else
+	} else {
 		at.c->attached = true;
+	}
 	at.done(at.arg, rc, text);
 }
 

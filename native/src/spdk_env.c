@@ -192,6 +192,10 @@ static bool huge_pages_free(int mib)
 	return pages >= mib / 2;
 }
 
+#ifndef DP_SPDK_ENV_OPTS_NO_HUGE
+static char no_huge[] = "--no-huge --legacy-mem";
+#endif
+
 static int env_open(void)
 {
 	/* Without a list DPDK would try its drivers on every device of the machine, network cards too. What is attached by its
@@ -199,6 +203,7 @@ static int env_open(void)
 	struct spdk_pci_addr none = { .domain = 0xFFFF, .bus = 0xFF, .dev = 0x1F, .func = 7 };
 	struct spdk_env_opts opts;
 	char core[16];
+	bool huge;
 	cpu_set_t cpus;
 	bool bound = sched_getaffinity(0, sizeof(cpus), &cpus) == 0;
 	int mib = ENV_MIB_BASE + ENV_MIB_REACTOR * (int)engine_reactors(), rc;
@@ -216,8 +221,13 @@ static int env_open(void)
 	opts.shm_id = -1;
 	opts.pci_allowed = &none;
 	opts.num_pci_addr = 1;
-	opts.no_huge = !env.hugepages || !huge_pages_free(opts.mem_size);
-	opts.unlink_hugepage = !opts.no_huge;
+	huge = env.hugepages && huge_pages_free(opts.mem_size);
+	opts.unlink_hugepage = huge;
+#ifdef DP_SPDK_ENV_OPTS_NO_HUGE
+	opts.no_huge = !huge;
+#else /* releases before that member */
+	opts.env_context = huge ? NULL : no_huge;
+#endif
 	spdk_log_open(library_log);
 	rc = spdk_env_init(&opts);
 	if (bound)
@@ -232,7 +242,7 @@ static int env_open(void)
 		snprintf(env.err, sizeof(env.err), "SPDK cannot register the staging memory: %s (memlock limit?)", strerror(-rc));
 	else
 		log_info("spdk.started", "%s, %d MiB %s", SPDK_VERSION_STRING, opts.mem_size,
-			 opts.no_huge ? "without huge pages" : "in huge pages");
+			 huge ? "in huge pages" : "without huge pages");
 	return rc;
 }
 

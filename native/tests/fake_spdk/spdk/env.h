@@ -18,7 +18,8 @@ struct spdk_pci_addr {
 struct spdk_env_opts {
 	const char *name, *core_mask, *iova_mode;
 	int shm_id, mem_size;
-	bool no_huge, unlink_hugepage;
+	bool unlink_hugepage;
+	void *env_context;
 	size_t num_pci_addr;
 	struct spdk_pci_addr *pci_allowed;
 };
