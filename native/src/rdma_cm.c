@@ -41,7 +41,14 @@ struct listener {
 	struct dp_rdma_listen options;
 };
 
+/* An identifier that is bound to a device from its first request on, and tells of its removal: nothing else may be. */
+struct anchor {
+	LIST_ENTRY(anchor) link;
+	struct rdma_cm_id *id;
+};
+
 static LIST_HEAD(, listener) listeners = LIST_HEAD_INITIALIZER(listeners);
+static LIST_HEAD(, anchor) anchors = LIST_HEAD_INITIALIZER(anchors);
 static struct rdma_event_channel *channel;
 static struct loop_source channel_source = { .fd = -1 }, timer_source = { .fd = -1 };
 
@@ -217,6 +224,59 @@ static void on_request(struct rdma_cm_id *id, const struct listener *l, const st
 		rdma_ctl_end(c, strerror(-rc));
 }
 
+/* -- devices */
+
+static void anchor_free(struct anchor *anchor)
+{
+	LIST_REMOVE(anchor, link);
+	rdma_destroy_id(anchor->id);
+	free(anchor);
+}
+
+static struct anchor *anchor_of(const struct ibv_context *verbs)
+{
+	struct anchor *anchor;
+
+	LIST_FOREACH(anchor, &anchors, link)
+		if (anchor->id->verbs == verbs)
+			return anchor;
+	return NULL;
+}
+
+/* librdmacm has opened the device that a request came by, whatever becomes of the request. */
+static void hold(struct rdma_cm_id *request)
+{
+	struct anchor *anchor = anchor_of(request->verbs) ? NULL : calloc(1, sizeof(*anchor));
+	struct sockaddr_storage address = { 0 };
+
+	if (!anchor)
+		return;
+	if (rdma_create_id(channel, &anchor->id, NULL, RDMA_PS_TCP) < 0) {
+		free(anchor);
+		return;
+	}
+	if (rdma_get_local_addr(request)->sa_family == AF_INET6) {
+		memcpy(&address, rdma_get_local_addr(request), sizeof(struct sockaddr_in6));
+		((struct sockaddr_in6 *)&address)->sin6_port = 0;
+	} else {
+		memcpy(&address, rdma_get_local_addr(request), sizeof(struct sockaddr_in));
+		((struct sockaddr_in *)&address)->sin_port = 0;
+	}
+	LIST_INSERT_HEAD(&anchors, anchor, link);
+	if (rdma_bind_addr(anchor->id, (struct sockaddr *)&address) < 0 || anchor->id->verbs != request->verbs)
+		anchor_free(anchor);
+}
+
+bool rdma_cm_uses(const struct ibv_context *verbs)
+{
+	const struct listener *l;
+
+	LIST_FOREACH(l, &listeners, link)
+		if (l->id && l->id->verbs == verbs)
+			return true;
+	return anchor_of(verbs) != NULL;
+}
+
 /* -- events */
 
 static void listener_down(struct listener *l)
@@ -252,6 +312,7 @@ static void on_event(enum rdma_cm_event_type type, struct rdma_cm_id *id, struct
 
 	switch (type) {
 	case RDMA_CM_EVENT_CONNECT_REQUEST:
+		hold(id);
 		if (listen_id && is_listener(listen_id->context))
 			on_request(id, listen_id->context, data);
 		else
@@ -261,8 +322,10 @@ static void on_event(enum rdma_cm_event_type type, struct rdma_cm_id *id, struct
 		rdma_dev_removed(id->verbs); /* before its last identifier goes */
 		if (is_listener(context))
 			listener_down(context);
-		else if (context) /* without: a device's anchor */
+		else if (context)
 			rdma_cm_lost(context, "the RDMA device is gone");
+		else if (anchor_of(id->verbs) && anchor_of(id->verbs)->id == id)
+			anchor_free(anchor_of(id->verbs));
 		rdma_dev_settle();
 		break;
 	case RDMA_CM_EVENT_DISCONNECTED:
@@ -376,36 +439,6 @@ static void listener_free(struct listener *l)
 	rdma_dev_settle();
 }
 
-bool rdma_cm_listens_on(const struct ibv_context *verbs)
-{
-	const struct listener *l;
-
-	LIST_FOREACH(l, &listeners, link)
-		if (l->id && l->id->verbs == verbs)
-			return true;
-	return false;
-}
-
-struct rdma_cm_id *rdma_cm_anchor(struct rdma_cm_id *like)
-{
-	struct rdma_cm_id *id;
-	struct sockaddr_storage address = { 0 };
-
-	if (rdma_create_id(channel, &id, NULL, RDMA_PS_TCP) < 0)
-		return NULL;
-	if (rdma_get_local_addr(like)->sa_family == AF_INET6) {
-		memcpy(&address, rdma_get_local_addr(like), sizeof(struct sockaddr_in6));
-		((struct sockaddr_in6 *)&address)->sin6_port = 0;
-	} else {
-		memcpy(&address, rdma_get_local_addr(like), sizeof(struct sockaddr_in));
-		((struct sockaddr_in *)&address)->sin_port = 0;
-	}
-	if (rdma_bind_addr(id, (struct sockaddr *)&address) == 0 && id->verbs == like->verbs)
-		return id;
-	rdma_destroy_id(id);
-	return NULL;
-}
-
 static struct listener *find(const char *traddr, const char *trsvcid, const char *adrfam)
 {
 	struct listener *l;
@@ -517,6 +550,8 @@ void dp_rdma_fini(void)
 {
 	engine_pools_tell(NULL);
 	rdma_dev_fini();
+	while (!LIST_EMPTY(&anchors))
+		anchor_free(LIST_FIRST(&anchors));
 	if (channel) {
 		loop_remove(&channel_source);
 		loop_remove(&timer_source);

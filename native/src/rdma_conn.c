@@ -144,7 +144,7 @@ struct rdma_conn *rdma_conn_new(struct rdma_cm_id *id, const struct rdma_conn_pa
 	*rc = -ENOMEM;
 	if (!c)
 		return NULL;
-	c->dev = rdma_dev_get(id, rc);
+	c->dev = rdma_dev_get(id->verbs, rc);
 	if (!c->dev) {
 		free(c);
 		return NULL;

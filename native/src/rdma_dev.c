@@ -211,8 +211,6 @@ static void dev_free(struct rdma_dev *dev)
 		peer_forget(dev, i);
 	if (dev->pd)
 		ibv_dealloc_pd(dev->pd);
-	if (dev->anchor)
-		rdma_destroy_id(dev->anchor);
 	free(dev);
 }
 
@@ -244,9 +242,8 @@ static int dev_open(struct rdma_dev *dev)
 	return loop_add(&dev->async, EPOLLIN);
 }
 
-struct rdma_dev *rdma_dev_get(struct rdma_cm_id *id, int *rc)
+struct rdma_dev *rdma_dev_get(struct ibv_context *verbs, int *rc)
 {
-	struct ibv_context *verbs = id->verbs;
 	struct rdma_dev *dev;
 
 	LIST_FOREACH(dev, &devs, link)
@@ -270,7 +267,6 @@ struct rdma_dev *rdma_dev_get(struct rdma_cm_id *id, int *rc)
 		return NULL;
 	}
 	log_info("rdma.device", "%s: staging memory registered", ibv_get_device_name(verbs->device));
-	dev->anchor = rdma_cm_anchor(id);
 	dev->users = 1;
 	peers_register(dev);
 	return dev;
@@ -352,7 +348,7 @@ static bool in_use(const struct ibv_context *verbs)
 	LIST_FOREACH(dev, &devs, link)
 		if (dev->verbs == verbs)
 			return true;
-	return rdma_cm_listens_on(verbs);
+	return rdma_cm_uses(verbs);
 }
 
 /* librdmacm closes these descriptors some day: then they are those of /dev/null. */

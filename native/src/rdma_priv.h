@@ -53,7 +53,6 @@ struct rdma_dev {
 	struct rdma_rx *srq;
 	uint32_t srq_icd; /* in-capsule data that its slots hold */
 	struct loop_source async;
-	struct rdma_cm_id *anchor; /* tells of its removal when nothing else is bound to it; may be NULL */
 	LIST_HEAD(, rdma_conn) conns;
 	unsigned users; /* connections */
 	bool removed;
@@ -107,7 +106,7 @@ struct rdma_conn_params {
 };
 
 /* rdma_dev.c */
-struct rdma_dev *rdma_dev_get(struct rdma_cm_id *id, int *rc); /* that of a request; counts a user */
+struct rdma_dev *rdma_dev_get(struct ibv_context *verbs, int *rc); /* counts a user */
 void rdma_dev_put(struct rdma_dev *dev);
 struct rdma_rx *rdma_dev_srq(struct rdma_dev *dev, uint32_t depth, uint32_t icd_max); /* NULL: there is none */
 json_t *rdma_dev_list(void);
@@ -155,5 +154,4 @@ void rdma_queue_lost(struct rdma_conn *c, const char *reason); /* control thread
 /* rdma_cm.c */
 void rdma_cm_want_tick(void);
 void rdma_cm_lost(struct rdma_conn *c, const char *why);
-bool rdma_cm_listens_on(const struct ibv_context *verbs);
-struct rdma_cm_id *rdma_cm_anchor(struct rdma_cm_id *like); /* bound to the same device, NULL if it cannot be */
+bool rdma_cm_uses(const struct ibv_context *verbs); /* for a listener, or an anchor */

@@ -375,6 +375,21 @@ static void test_device_that_goes_without_a_connection(void **state)
 	assert_int_equal(fv.live, 2); /* the event channel and the listener */
 }
 
+static void test_device_that_goes_after_a_refusal(void **state)
+{
+	struct fake_peer *refused;
+
+	assert_int_equal(dp_rdma_unlisten("10.0.0.1", "4420", "IPv4"), 0);
+	options.traddr = "0.0.0.0";
+	assert_int_equal(dp_rdma_listen(&options, err), 0);
+	refused = request(0xFFFF, 16);
+	AWAIT(refused->rejected);
+	fv.absent = true;
+	fake_removal();
+	AWAIT(!fake_is_open());
+	assert_int_equal(fv.live, 2);
+}
+
 /* Its connections end, those of I/O queues as well, and the descriptors stay: the device may have been reset only. */
 static void test_device_that_fails(void **state)
 {
@@ -865,6 +880,7 @@ int main(void)
 		TEST(test_listening),
 		TEST(test_device_that_goes_and_comes_back),
 		TEST(test_device_that_goes_without_a_connection),
+		TEST(test_device_that_goes_after_a_refusal),
 		TEST(test_device_that_fails),
 		TEST(test_capsules_of_the_control_plane),
 		TEST(test_reply_beyond_the_sgl_ends_the_connection),
