@@ -72,14 +72,14 @@ class Load:
 
         eventually(enough, f"payload goes through {pool}", 60.0)
 
-    def end(self) -> dict[str, Use]:
-        """Ends it; nothing may have gone wrong. What was staged, by pool."""
+    def end(self, allow: str = "Link Down") -> dict[str, Use]:
+        """Ends it; nothing may have gone wrong but messages with that pattern. What was staged, by pool."""
         rounds = self.job.out.count("round")
         eventually(lambda: self.job.done() or self.job.out.count("round") > rounds, "one more round", 60.0)
         self.staged.guest.run("touch /tmp/stop")
         done = self.job.wait(60)
         assert done.out.splitlines()[-1] == "survived", f"{done}\n{self.staged.inside.log()}"
-        quiet(done, allow="Link Down|Slot|pciehp|Card not present|keep[ _]?alive")
+        quiet(done, allow=f"{allow}|Link Down|Slot|pciehp|Card not present|keep[ _]?alive")
         self.staged.guest.run(f"nvme disconnect -n {NQN} >&2")
         return grown(self.before, self.staged.uses())
 

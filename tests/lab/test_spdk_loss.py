@@ -12,10 +12,10 @@ from tests.lab.lab import Guest
 from tests.lab.staging import FIND_DEV, HOST
 from tests.lab.test_loss import Load, lost
 from tests.lab.trace import DRAM, WRITE
-from tests.lab.vfio import VFIO_MACHINE, UserStaged, VfioLab, need_spdk, vfio_guest
+from tests.lab.vfio import VFIO_MACHINE, Reads, UserStaged, VfioLab, need_spdk, vfio_guest
 from tests.support.daemon import eventually
 
-pytestmark = [pytest.mark.p2p, pytest.mark.spdk, pytest.mark.timeout(400, func_only=True)]
+pytestmark = [pytest.mark.p2p, pytest.mark.spdk, pytest.mark.timeout(600, func_only=True)]
 # V is unplugged and comes back: QEMU gives the namespace of a drive that is plugged in later the NSID 1
 MACHINE = replace(VFIO_MACHINE, nvme=("V:rp:64", "A:rp:64", "C:rp:16:64", "D:rp:16:64"))
 
@@ -45,15 +45,10 @@ def test_unplugged_and_plugged_in_again(clean: VfioLab) -> None:
     inside.rpc("bdev_nvme_set_hotplug", enable=True, period_us=200000)
     load = Load(staged)  # on A, namespace 1
     load.moves_through(HOST)
-    reads = guest.start(
-        f"""{FIND_DEV} find_dev 2; fio --name=other --filename=$dev --rw=randread --bs=64k --size=8M --direct=1 \\
-            --ioengine=libaio --iodepth=8 --time_based --runtime=600 > /tmp/other.json; echo ended $?"""
-    )
-    reads.wait_for("", 10)
+    reads = Reads(staged, 2)
     guest.hmp("device_del V")
     eventually(lambda: inside.rpc("p2p_get_status")["absent_bdevs"] == ["Vn1"], "its loss is noticed", 60.0)
-    eventually(reads.done, "reads of what is no longer there end", 60.0)
-    assert reads.wait(10, check=False).out.strip() != "ended 0"
+    reads.fail()
     gone = f"[ ! -e /sys/bus/pci/devices/{lab.drives['V'].bdf} ]"
     eventually(lambda: guest.run(gone, check=False).code == 0, "the device has left the guest", 60.0)
     load.moves_through(HOST)
@@ -68,7 +63,7 @@ def test_unplugged_and_plugged_in_again(clean: VfioLab) -> None:
     eventually(lambda: inside.rpc("p2p_get_status")["absent_bdevs"] == [], "it is attached again", 60.0)
     read = f"{FIND_DEV} find_dev 2; dd if=$dev of=/dev/null bs=64k count=4 iflag=direct"
     eventually(lambda: guest.run(read, check=False, timeout=30).code == 0, "its namespace answers again", 60.0)
-    load.end()
+    load.end(allow=r"nvme\d+(c\d+)?n2\b")  # the other namespace's errors
 
 
 # C: vfio-pci alone has it; D: it is a controller of the data plane's as well

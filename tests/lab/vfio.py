@@ -12,8 +12,9 @@ from tests.lab import spdk, trace
 from tests.lab.inside import Drive, InsideTarget, drives
 from tests.lab.lab import Guest
 from tests.lab.machine import CPU_FULL, Machine
-from tests.lab.staging import Staged
+from tests.lab.staging import FIND_DEV, Staged, grown
 from tests.lab.trace import Trace, Traffic, seen
+from tests.support.daemon import eventually
 
 MEMORY_BYTES = 2 << 30
 VFIO_MACHINE = Machine(
@@ -85,6 +86,29 @@ class UserStaged(Staged):
     def traffic(self) -> Traffic:
         """What the drives did since the trace's mark."""
         return seen(self.trace, self.drives, MEMORY_BYTES, iommu=True)
+
+
+class Reads:
+    """A host that reads the staged drive of that NSID until it fails; it has begun."""
+
+    def __init__(self, staged: UserStaged, nsid: int) -> None:
+        before = staged.uses(nsid)
+        self.job = staged.guest.start(
+            f"""{FIND_DEV} find_dev {nsid}
+            fio --name=r --filename=$dev --rw=randread --bs=64k --size=8M --direct=1 --ioengine=libaio --iodepth=8 \\
+                --time_based --runtime=900 > /tmp/reads.json && echo survived"""
+        )
+
+        def begun() -> bool:
+            assert not self.job.done(), f"{self.job.out}\n{self.job.err}"
+            return sum(use.read for use in grown(before, staged.uses(nsid)).values()) > 1 << 20
+
+        eventually(begun, f"namespace {nsid} is read", 60.0)
+
+    def fail(self) -> None:
+        """Waits for the host's error."""
+        eventually(self.job.done, "reads of what is no longer there end", 60.0)
+        assert "survived" not in self.job.wait(10, check=False).out
 
 
 @contextlib.contextmanager
