@@ -212,8 +212,8 @@ class NativeDataPlane(RdmaMethods):
 
     async def _refill(self, helper: Helper) -> None:
         """Gives the model to a new helper: the same calls as when it was made."""
+        await self.nvme.refill(helper.call)  # first: a pool in a drive's memory would keep it from being attached
         lost = await self._pools.refill(helper.call)
-        await self.nvme.refill(helper.call)
         found = {entry["name"]: entry for entry in await helper.call("bdev_get_bdevs")}
         configs = list(self._bdevs.values())
         answers = await asyncio.gather(

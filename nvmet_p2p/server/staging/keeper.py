@@ -53,6 +53,7 @@ class PoolKeeper:
         self.lost: dict[str, str] = {}  # why; until the pool is there again
         self.pinned: set[str] = set()  # wanted by a change that is not in force yet
         self.broken: set[str] = set()  # bdevs on whose drive a probe could not put back what it had overwritten
+        self.kinds: dict[str, PoolKind] = {}  # of pools that exist, or existed
         self._since: dict[str, float] = {}
         self._identities: dict[str, str] = {}  # of pools that exist or were lost
         self._failures: dict[tuple[str, str], Failure] = {}  # by pool and lowest bdev; "": the pool itself
@@ -121,6 +122,7 @@ class PoolKeeper:
             log.warning("pool.not_created", pool=name, reason=error.message)
             raise
         self.mapped[name] = spec
+        self.kinds[name] = spec.kind
         self._identities[name] = incarnation
         back = self.lost.pop(name, None) is not None
         self._since[name] = self._clock.monotonic()

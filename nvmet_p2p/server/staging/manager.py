@@ -173,9 +173,9 @@ class StagingManager:
 
     def provider_kind(self, name: str) -> str:
         """What kind of pool a provider's memory is."""
-        spec = self.keeper.mapped.get(name) if self.keeper is not None else None
-        if spec is not None:
-            return spec.kind
+        kind = self.keeper.kinds.get(name) if self.keeper is not None else None
+        if kind is not None:
+            return kind
         provider = self._topology.providers.get(name) if self._topology is not None else None
         return "p2pmem" if provider is None else provider.kind
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
+from nvmet_p2p.dataplane.native.helper import Helper, LaunchOptions
 from nvmet_p2p.dataplane.native.leftovers import put_back
+from nvmet_p2p.dataplane.native.plane import NativeDataPlane
 from nvmet_p2p.dataplane.native.pools import NativePools, state_of
+from nvmet_p2p.dataplane.port import PoolSpec
 from nvmet_p2p.errors import OperatorError
 from nvmet_p2p.p2p.vfio import VfioMemory
 from nvmet_p2p.state.journal import JournalError, Journals
+from nvmet_p2p.target.config import NvmeControllerConfig
 from tests.unit.dataplane_native.test_pools import FakeHelper
 from tests.unit.server.staging.test_vfio import journal_of
 
@@ -86,3 +91,24 @@ async def test_a_drive_is_looked_at() -> None:
     }  # fmt: skip
     assert state_of(shown | {"device": DEVICE}).device == DEVICE
     assert state_of(shown).device is None
+
+
+async def test_controllers_come_before_pools_in_a_new_helper(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pool that the data plane makes of a drive's memory by itself would keep SPDK from having the drive."""
+    helper = FakeHelper()
+    helper.answers |= {"bdev_get_bdevs": [], "p2p_pool_create": {"bytes": 1 << 21}, "bdev_nvme_get_controllers": []}
+
+    async def call(
+        self: NativeDataPlane, method: str, params: dict[str, Any] | None = None, *, wait: bool = True
+    ) -> Any:
+        return await helper.call(method, params or {})
+
+    monkeypatch.setattr(NativeDataPlane, "_call", call)
+    plane = NativeDataPlane(cast(LaunchOptions, None))
+    monkeypatch.setattr(plane, "_events", object())
+    await plane._pools.create(PoolSpec("0000:03:00.0", "spdk_cmb", 0))
+    await plane.nvme.attach(NvmeControllerConfig(name="Nvme0", trtype="PCIe", traddr="0000:03:00.0"))
+    helper.told()
+    await plane._refill(cast(Helper, helper))
+    methods = [method for method, _ in helper.told()]
+    assert methods.index("bdev_nvme_attach_controller") < methods.index("p2p_pool_create")

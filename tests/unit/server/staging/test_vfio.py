@@ -163,6 +163,7 @@ async def test_another_driver_is_a_loss(rig: Rig, machine: Machine) -> None:
         await rig.settle()
         assert rig.manager.keeper is not None
         assert "another driver" in rig.manager.keeper.lost[A]
+        assert rig.manager.provider_kind(A) == "spdk_cmb"
         assert rig.placement() == Placement()
 
 
