@@ -30,6 +30,7 @@ def front() -> Iterator[SpdkDaemon]:
         daemon.start()
         daemon.transport()
         yield daemon
+        assert "Traceback" not in daemon.log.read_text(errors="replace"), daemon.log_text()
     finally:
         daemon.close()
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
 from nvmet_p2p.dataplane.native import calls, nvme
+from nvmet_p2p.dataplane.native.helper import LaunchOptions
+from nvmet_p2p.dataplane.native.messages import BdevChanged
 from nvmet_p2p.dataplane.native.nvme import NOT_BUILT, NativeNvme
+from nvmet_p2p.dataplane.native.plane import NativeDataPlane
 from nvmet_p2p.dataplane.port import NvmeNamespace
 from nvmet_p2p.errors import OperatorError
-from nvmet_p2p.target.config import BdevConfig, NvmeControllerConfig, NvmeHotplug, NvmeOptions
+from nvmet_p2p.target.config import BdevConfig, BdevFacts, NvmeControllerConfig, NvmeHotplug, NvmeOptions
+from tests.unit.dataplane_native.test_helper import Events
 from tests.unit.dataplane_native.test_pools import FakeHelper
 
 DRIVE = NvmeControllerConfig(name="Nvme0", trtype="PCIe", traddr="0000:04:00.0")
@@ -189,3 +194,42 @@ class TestRestart:
             await asyncio.Event().wait()
 
         await native.refill(silent)
+
+
+class Told(Events):
+    """What the control plane was told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[tuple[str, bool]] = []
+
+    def bdev_changed(self, name: str, facts: BdevFacts | None) -> None:
+        self.told.append((name, facts is not None))
+
+    def namespace_found(self, name: str) -> None:
+        self.told.append((name, True))
+
+
+async def test_a_bdev_that_is_lost_stays_with_its_controller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told, nothing is closed, and its return is told as one that is found."""
+    plane = NativeDataPlane(LaunchOptions(program=Path("/nonexistent"), rpc_socket=tmp_path / "rpc"))
+    helper, told = Helper(), Told()
+    helper.answers["bdev_get_bdevs"] = [
+        {"name": "Nvme0n1", "present": True, "block_size": 512, "num_blocks": 8, "physical_block_size": 512}
+        | dict.fromkeys(("readonly", "write_cache", "unmap", "write_zeroes"), False)
+    ]
+
+    async def usable() -> Helper:
+        return helper
+
+    monkeypatch.setattr(plane, "_usable", usable)
+    monkeypatch.setattr(plane, "_events", told)
+    config = BdevConfig(name="Nvme0n1", kind="nvme", uuid="u", controller="Nvme0", nsid=1)
+    assert (await plane.bdev_create(config)).num_blocks == 8
+    plane._received(BdevChanged(False, "Nvme0n1"))
+    plane._received(BdevChanged(True, "Nvme0n1"))
+    plane._received(BdevChanged(False, "elsewhere"))
+    assert told.told == [("Nvme0n1", False), ("Nvme0n1", True)]
+    await plane.bdev_create(config)
+    await plane.bdev_delete("Nvme0n1")
+    assert {method for method, _ in helper.told()} == {"bdev_get_bdevs"}
