@@ -22,6 +22,7 @@ from tests.support.nvme import Cqe
 PORT_NAME = "lab.host"
 SLOTS = 64
 MEMORY = 2 << 20  # bytes that the program has for data of all its connections
+PIECE = 32 << 10  # bytes of one order
 ANSWER_MS = 20000
 FILES = "/run/nvmet-p2p/files"
 MQES = 127  # 0's based: the most that a listener takes by default
@@ -175,8 +176,8 @@ class RdmaQueue(Queue):
         else:
             (length,) = struct.unpack_from("<I", sqe, 32)
             self._at[cid] = at = bridge.memory(min(max(len(out), expect, 1), MEMORY // 2))
-            if out:
-                bridge("put", at, out)
+            for start in range(0, len(out), PIECE):
+                bridge("put", at + start, out[start : start + PIECE])
             sent = bridge("keyed", slot, sqe, length & 0xFFFFFF, at, 0, 0)
         if sent != "sent":
             raise PeerClosed(sent)
