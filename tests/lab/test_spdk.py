@@ -12,7 +12,7 @@ from tests.lab.staging import FIND_DEV, HOST, MIB, NQN, grown
 from tests.lab.test_linux_host import FIO_VERIFY, quiet
 from tests.lab.test_loss import Load
 from tests.lab.trace import COMPARE, COPY, DRAM, DSM, FLUSH, READ, VERIFY, WRITE, WRITE_ZEROES
-from tests.lab.vfio import Reads, UserStaged, VfioLab, driver, to_driver
+from tests.lab.vfio import OTHER_DRIVE, Reads, UserStaged, VfioLab, driver, to_driver
 from tests.support.daemon import RpcError, eventually
 
 pytestmark = [pytest.mark.p2p, pytest.mark.spdk, pytest.mark.timeout(600, func_only=True)]
@@ -217,4 +217,4 @@ def test_detach_under_load(ab: UserStaged) -> None:
     bdev = lab.attach("B")
     lab.inside.rpc("nvmf_subsystem_add_ns", nqn=NQN, namespace={"nsid": 2, "bdev_name": bdev})
     guest.run(f"{FIND_DEV} find_dev 2; dd if=$dev of=/dev/null bs=64k count=4 iflag=direct", timeout=60)
-    load.end()
+    load.end(allow=OTHER_DRIVE)

@@ -12,7 +12,7 @@ from tests.lab.lab import Guest
 from tests.lab.staging import FIND_DEV, HOST
 from tests.lab.test_loss import Load, lost
 from tests.lab.trace import DRAM, WRITE
-from tests.lab.vfio import VFIO_MACHINE, Reads, UserStaged, VfioLab, need_spdk, vfio_guest
+from tests.lab.vfio import OTHER_DRIVE, VFIO_MACHINE, Reads, UserStaged, VfioLab, need_spdk, vfio_guest
 from tests.support.daemon import eventually
 
 pytestmark = [pytest.mark.p2p, pytest.mark.spdk, pytest.mark.timeout(600, func_only=True)]
@@ -63,7 +63,7 @@ def test_unplugged_and_plugged_in_again(clean: VfioLab) -> None:
     eventually(lambda: inside.rpc("p2p_get_status")["absent_bdevs"] == [], "it is attached again", 60.0)
     read = f"{FIND_DEV} find_dev 2; dd if=$dev of=/dev/null bs=64k count=4 iflag=direct"
     eventually(lambda: guest.run(read, check=False, timeout=30).code == 0, "its namespace answers again", 60.0)
-    load.end(allow=r"nvme\d+(c\d+)?n2\b")  # the other namespace's errors
+    load.end(allow=OTHER_DRIVE)
 
 
 # C: vfio-pci alone has it; D: it is a controller of the data plane's as well
