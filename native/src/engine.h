@@ -156,9 +156,10 @@ struct dp_pool_device {
 	char no_dma_buf[DP_ERR_MAX]; /* why there is none */
 };
 
-/* What the drive with that BDF, bound to vfio-pci, has for a pool. -ENODEV, -EPERM (not bound to vfio-pci), -ENOENT (nothing),
+/* What the drive with that BDF, bound to vfio-pci, has for a pool. attached: it is to be a controller of SPDK's, so it is not
+ * opened, which would be in the way of that: -ENOTCONN if it is none now. -ENODEV, -EPERM (not bound to vfio-pci), -ENOENT (nothing),
  * -ENOTSUP (nothing that takes data, or no IOMMU), -EBUSY (in other hands). */
-int dp_pool_probe(const char *bdf, struct dp_pool_device *found, char err[DP_ERR_MAX]);
+int dp_pool_probe(const char *bdf, bool attached, struct dp_pool_device *found, char err[DP_ERR_MAX]);
 
 struct dp_pool_stat {
 	char name[DP_NAME_MAX + 1];

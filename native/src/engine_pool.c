@@ -264,12 +264,12 @@ static size_t list_allowed(const struct pool *pool, struct dp_pool_stat *stat)
 	return n;
 }
 
-int dp_pool_probe(const char *bdf, struct dp_pool_device *found, char err[DP_ERR_MAX])
+int dp_pool_probe(const char *bdf, bool attached, struct dp_pool_device *found, char err[DP_ERR_MAX])
 {
 	struct pool *pool = pool_find(bdf);
 
 	if (!pool || !pool->device || pool_is_lost(pool))
-		return pool_device_probe(bdf, found, err);
+		return pool_device_probe(bdf, attached, found, err);
 	pool_device_facts(pool->device, found);
 	return 0;
 }

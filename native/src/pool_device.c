@@ -131,13 +131,17 @@ static int measure(struct pool_device *device, char err[DP_ERR_MAX])
 	return 0;
 }
 
-static int reach(struct pool_device *device, const char *bdf, char err[DP_ERR_MAX])
+static int reach(struct pool_device *device, const char *bdf, bool attached, char err[DP_ERR_MAX])
 {
 	int rc;
 
 	if (device->hold) {
 		device->regs = (struct nvme_regs){ hold_read, hold_write, device->hold };
 		return 0;
+	}
+	if (attached) {
+		snprintf(err, DP_ERR_MAX, "its controller is not attached now");
+		return -ENOTCONN;
 	}
 	rc = vfio_open(&device->vfio, bdf, err);
 	device->regs = (struct nvme_regs){ vfio_read32, vfio_write32, &device->vfio };
@@ -306,7 +310,7 @@ void pool_device_close(struct pool_device *device)
 }
 
 /* As far as can be told without using it. */
-static struct pool_device *look(const char *bdf, int *rc, char err[DP_ERR_MAX])
+static struct pool_device *look(const char *bdf, bool attached, int *rc, char err[DP_ERR_MAX])
 {
 	struct pool_device *device = calloc(1, sizeof(*device));
 
@@ -320,7 +324,7 @@ static struct pool_device *look(const char *bdf, int *rc, char err[DP_ERR_MAX])
 	pthread_mutex_init(&device->lock, NULL);
 	snprintf(device->bdf, sizeof(device->bdf), "%.31s", bdf);
 	device->hold = dp_spdk_hold(bdf, on_lost, device);
-	*rc = reach(device, bdf, err);
+	*rc = reach(device, bdf, attached, err);
 	if (*rc == 0)
 		*rc = find(device, err);
 	if (*rc == 0)
@@ -336,7 +340,7 @@ struct pool_device *pool_device_open(const char *bdf, uint64_t bytes, int *rc, c
 	struct pool_device *device;
 
 	err[0] = 0;
-	device = look(bdf, rc, err);
+	device = look(bdf, false, rc, err);
 	if (!device)
 		return NULL;
 	*rc = device->hold ? map_held(device, err) : map_own(device, err);
@@ -386,13 +390,13 @@ void pool_device_facts(const struct pool_device *device, struct dp_pool_device *
 	snprintf(facts->no_dma_buf, sizeof(facts->no_dma_buf), "%s", device->no_dmabuf);
 }
 
-int pool_device_probe(const char *bdf, struct dp_pool_device *facts, char err[DP_ERR_MAX])
+int pool_device_probe(const char *bdf, bool attached, struct dp_pool_device *facts, char err[DP_ERR_MAX])
 {
 	struct pool_device *device;
 	int rc;
 
 	err[0] = 0;
-	device = look(bdf, &rc, err);
+	device = look(bdf, attached, &rc, err);
 	if (!device)
 		return rc;
 	if (!device->hold)

@@ -22,5 +22,5 @@ size_t pool_device_bytes(const struct pool_device *device);
 void pool_device_facts(const struct pool_device *device, struct dp_pool_device *facts);
 /* Of all its memory, which begins at pool_device_base; -1: there is none, see facts. The device's own. */
 int pool_device_dmabuf(const struct pool_device *device);
-/* What a drive offers, without making a pool of it: 0, or -errno with the reason. */
-int pool_device_probe(const char *bdf, struct dp_pool_device *facts, char err[DP_ERR_MAX]);
+/* What a drive offers, without making a pool of it: 0, or -errno with the reason. attached: see dp_pool_probe. */
+int pool_device_probe(const char *bdf, bool attached, struct dp_pool_device *facts, char err[DP_ERR_MAX]);

@@ -148,6 +148,11 @@ static const struct rpc_param pool_params[] = {
 	{AT(rpc_pool_create, wipe), .type = RPC_STRING},
 	{0},
 };
+static const struct rpc_param probe_params[] = {
+	{AT(rpc_pool_probe, name), .type = RPC_STRING, .required = true},
+	{AT(rpc_pool_probe, attached), .type = RPC_BOOL},
+	{0},
+};
 static const struct rpc_param restore_params[] = {
 	{AT(rpc_pool_restore, bdev), .type = RPC_STRING, .required = true},
 	{AT(rpc_pool_restore, journal), .type = RPC_STRING, .required = true},
@@ -283,7 +288,7 @@ const struct rpc_method rpc_methods[] = {
 	{"p2p_pool_calibrate", calibrate_params, rpc_pool_calibrate},
 	{"p2p_pool_restore", restore_params, rpc_pool_restore},
 	{"p2p_get_pools", NULL, rpc_get_pools},
-	{"p2p_pool_probe", pool_name_params, rpc_pool_probe},
+	{"p2p_pool_probe", probe_params, rpc_pool_probe},
 	{"p2p_get_staging", any_name_params, rpc_get_staging},
 	{"p2p_get_queues", NULL, rpc_get_queues},
 	{"p2p_get_reactors", NULL, rpc_get_reactors},

@@ -124,6 +124,10 @@ struct rpc_pool_allow {
 	const char *name, *bdev;
 	bool allow;
 };
+struct rpc_pool_probe {
+	const char *name;
+	bool attached;
+};
 struct rpc_pool_restore {
 	const char *bdev, *journal;
 };

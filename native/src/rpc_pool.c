@@ -78,10 +78,10 @@ static json_t *show_device(const struct dp_pool_device *device)
 
 void rpc_pool_probe(struct rpc_request *request, const void *params)
 {
-	const struct rpc_pool_name *p = params;
+	const struct rpc_pool_probe *p = params;
 	struct dp_pool_device found;
 	char err[DP_ERR_MAX] = "";
-	int rc = dp_pool_probe(p->name, &found, err);
+	int rc = dp_pool_probe(p->name, p->attached, &found, err);
 
 	if (rc < 0)
 		rpc_finish(request, rc, err);

@@ -327,9 +327,9 @@ int dp_pool_restore(const char *bdev, const char *journal, dp_restored_fn done, 
 	return 0;
 }
 
-int dp_pool_probe(const char *bdf, struct dp_pool_device *found, char err[DP_ERR_MAX])
+int dp_pool_probe(const char *bdf, bool attached, struct dp_pool_device *found, char err[DP_ERR_MAX])
 {
-	*found = (struct dp_pool_device){.region = "pmr", .via = "vfio", .bar = 4, .bytes = 1 << 24, .no_dma_buf = "a test"};
+	*found = (struct dp_pool_device){.region = "pmr", .via = attached ? "spdk" : "vfio", .bar = 4, .bytes = 1 << 24, .no_dma_buf = "a test"};
 	snprintf(err, DP_ERR_MAX, "no memory in %.60s", bdf);
 	return take(&fake.pool_rc);
 }

@@ -287,7 +287,7 @@ static void without_data_there_is_no_pool(void **state)
 	open_device(0, -ENOENT);
 	assert_non_null(strstr(err, "its CMB does not take data: RDS is 0; it has no Persistent Memory Region"));
 	assert_int_equal(fake.cmbmsc[0], 0);
-	assert_int_equal(pool_device_probe(FAKE_BDF, &facts, err), -ENOENT);
+	assert_int_equal(pool_device_probe(FAKE_BDF, false, &facts, err), -ENOENT);
 	/* a PMR that does serves as well */
 	fake.cap[1] |= 1u << 24;
 	fake.pmrcap = 4u << 5 | 1u << 3 | 1u << 4 | 1u << 16 | 1u << 24;
@@ -309,7 +309,7 @@ static void a_probe_leaves_nothing_behind(void **state)
 	struct dp_pool_device facts;
 
 	fake.dmabuf = true;
-	assert_int_equal(pool_device_probe(FAKE_BDF, &facts, err), 0);
+	assert_int_equal(pool_device_probe(FAKE_BDF, false, &facts, err), 0);
 	assert_string_equal(facts.region, "cmb");
 	assert_int_equal(facts.bytes, 4 * MIB);
 	assert_int_equal(facts.bar, 2);
@@ -317,8 +317,11 @@ static void a_probe_leaves_nothing_behind(void **state)
 	assert_int_equal(fake.open, 0);
 	assert_int_equal(fake.cmbmsc[0], 0);
 	assert_null(fake.shared);
+	fake.opened = 0;
+	assert_int_equal(pool_device_probe(FAKE_BDF, true, &facts, err), -ENOTCONN);
+	assert_int_equal(fake.opened, 0); /* it is SPDK's to open */
 	fake.cmbloc = 2 | 4096u << 12; /* behind the end of its BAR */
-	assert_int_equal(pool_device_probe(FAKE_BDF, &facts, err), -EPROTO);
+	assert_int_equal(pool_device_probe(FAKE_BDF, false, &facts, err), -EPROTO);
 }
 
 static void lost(struct pool *pool, const char *why)
@@ -419,14 +422,14 @@ static void a_dmabuf_of_what_spdk_has(void **state)
 	assert_true(facts.dma_buf);
 	close_pool(pool);
 	assert_int_equal(fake.open, 0);
-	assert_int_equal(pool_device_probe(FAKE_BDF, &facts, err), 0);
+	assert_int_equal(pool_device_probe(FAKE_BDF, true, &facts, err), 0);
 	assert_true(facts.dma_buf);
 	fake.bus += 4096; /* another device's */
-	assert_int_equal(pool_device_probe(FAKE_BDF, &facts, err), 0);
+	assert_int_equal(pool_device_probe(FAKE_BDF, false, &facts, err), 0);
 	assert_false(facts.dma_buf);
 	fake.dmabuf = false;
 	fake.bus -= 4096;
-	assert_int_equal(pool_device_probe(FAKE_BDF, &facts, err), 0);
+	assert_int_equal(pool_device_probe(FAKE_BDF, false, &facts, err), 0);
 	assert_non_null(strstr(facts.no_dma_buf, "6.19"));
 	assert_int_equal(fake.open, 0);
 }

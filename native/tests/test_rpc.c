@@ -401,6 +401,9 @@ static void test_pools(void **state)
 	assert_int_equal(json_integer_value(json_object_get(probed, "bytes")), 1 << 24);
 	assert_string_equal(json_string_value(json_object_get(probed, "no_dma_buf")), "a test");
 	json_decref(probed);
+	probed = result_of("p2p_pool_probe", "{\"name\":\"0000:03:00.0\",\"attached\":true}");
+	assert_string_equal(json_string_value(json_object_get(probed, "via")), "spdk");
+	json_decref(probed);
 	fake.pool_rc = -EPERM;
 	assert_int_equal(code_of("p2p_pool_probe", "{\"name\":\"0000:03:00.0\"}"), -EPERM);
 	assert_int_equal(code_of("p2p_pool_allow", "{\"name\":\"p\",\"bdev\":\"x\",\"allow\":true}"), -ENODEV);

@@ -326,8 +326,11 @@ class PoolPlane(Protocol):
         """
         ...
 
-    async def probe(self, bdf: str) -> VfioMemory:
-        """What memory a drive on vfio-pci has. -ENOENT, -ENOTSUP: none for data; -EPERM, -EBUSY: in other hands."""
+    async def probe(self, bdf: str, *, attached: bool) -> VfioMemory:
+        """What memory a drive on vfio-pci has. -ENOENT, -ENOTSUP: none for data; -EPERM, -EBUSY: in other hands.
+
+        ``attached``: it is to be a controller of the data plane's own, and not opened otherwise. -ENOTCONN: it is none.
+        """
         ...
 
     async def allow(self, name: str, bdev: str, allowed: bool) -> None:

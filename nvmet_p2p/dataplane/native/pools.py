@@ -71,8 +71,8 @@ class NativePools:
             params |= {"bdev": bdev, "journal": journal}
         return Calibration.parse(await self._call("p2p_pool_calibrate", params))
 
-    async def probe(self, bdf: str) -> VfioMemory:
-        return VfioMemory.parse(await self._call("p2p_pool_probe", {"name": bdf}))
+    async def probe(self, bdf: str, *, attached: bool) -> VfioMemory:
+        return VfioMemory.parse(await self._call("p2p_pool_probe", {"name": bdf, "attached": attached}))
 
     async def allow(self, name: str, bdev: str, allowed: bool) -> None:
         if self.is_allowed(name, bdev) == allowed:

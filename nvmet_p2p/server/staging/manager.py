@@ -168,7 +168,9 @@ class StagingManager:
         topology = self._topology
         if self._prober is None:
             return topology
-        named = drives_named(config or self._around.model()[0]) - self._changing
+        named = drives_named(config or self._around.model()[0])
+        for bdf in self._changing:
+            named.pop(bdf, None)
         return await self._prober.complete(topology, named, again=fresh)
 
     def provider_kind(self, name: str) -> str:
@@ -309,7 +311,8 @@ class StagingManager:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        due = self.keeper.next_due() if self.keeper is not None else None
+        dues = (self.keeper.next_due() if self.keeper else None, self._prober.next_due() if self._prober else None)
+        due = min((due for due in dues if due is not None), default=None)
         if due is not None:
             delay = max(0.0, due - self._clock.monotonic()) + GATHER_S
             self._timer = asyncio.get_running_loop().call_later(delay, self._due)

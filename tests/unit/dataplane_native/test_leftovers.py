@@ -83,8 +83,9 @@ async def test_a_drive_is_looked_at() -> None:
         return
 
     pools = NativePools(helper.call, nothing)
-    assert await pools.probe("0000:03:00.0") == VfioMemory("cmb", "vfio", 2, 4096, "uncached", True, "")
-    assert helper.told() == [("p2p_pool_probe", {"name": "0000:03:00.0"})]
+    found = await pools.probe("0000:03:00.0", attached=True)
+    assert found == VfioMemory("cmb", "vfio", 2, 4096, "uncached", True, "")
+    assert helper.told() == [("p2p_pool_probe", {"name": "0000:03:00.0", "attached": True})]
     shown = {
         "name": "0000:03:00.0", "kind": "spdk_cmb", "bytes": 4096, "free": 0, "waits": 0, "fallbacks": 0,
         "wiped_bytes": 0, "lost": False, "why": "", "allowed": [],

@@ -51,6 +51,7 @@ class FakePools:
         self.stats: dict[str, StagingStat] = {}
         self.before_mapped: Callable[[], None] = lambda: None
         self.drives: dict[str, VfioMemory] = {}
+        self.absent: set[str] = set()  # controllers
         self.gate = asyncio.Event()
         self.gate.set()
 
@@ -84,8 +85,10 @@ class FakePools:
             raise result
         return result
 
-    async def probe(self, bdf: str) -> VfioMemory:
+    async def probe(self, bdf: str, *, attached: bool) -> VfioMemory:
         self.log.append(f"probe {bdf}")
+        if attached and bdf in self.absent:
+            raise OperatorError(-errno.ENOTCONN, "its controller is not attached now")
         found = self.drives.get(bdf)
         if found is None:
             raise OperatorError(-errno.ENOENT, "it has no Controller Memory Buffer")

@@ -137,6 +137,20 @@ async def test_a_refusal_is_looked_at_again(rig: Rig) -> None:
         assert rig.placement().read == A
 
 
+async def test_a_controller_that_is_absent_is_not_opened_otherwise(rig: Rig) -> None:
+    """SPDK could not have it then. It is looked at again by itself."""
+    assert rig.pools is not None
+    rig.pools.absent.add(A)
+    async with rig.running():
+        assert rig.decision().choice.rejected[A] == "its controller is not attached now"
+        assert told(rig, "create") == []
+        rig.pools.absent.clear()
+        rig.clock.now += 3
+        rig.manager._due()
+        await rig.settle()
+        assert rig.placement().read == A
+
+
 async def test_the_pool_goes_when_its_drive_changes_hands(rig: Rig) -> None:
     async with rig.running():
         async with rig.manager.changing_hands(A):
