@@ -138,10 +138,19 @@ void sqp_asked(struct task *task)
 
 /* -- namespaces */
 
+/* An admin command of ours that somebody waits for. Given up, it belongs to the driver, whose callback may still come: with its
+ * controller's reset or end. The drive may write to its page until then. */
 struct waiting {
-	bool over;
+	bool over, given_up;
 	int rc;
+	void *page; /* 4 KiB, for DMA */
 };
+
+static void waiting_free(struct waiting *waiting)
+{
+	spdk_dma_free(waiting->page);
+	free(waiting);
+}
 
 static void admin_over(void *arg, const struct spdk_nvme_cpl *cpl)
 {
@@ -149,6 +158,29 @@ static void admin_over(void *arg, const struct spdk_nvme_cpl *cpl)
 
 	waiting->rc = cpl->status.sct << 8 | cpl->status.sc;
 	waiting->over = true;
+	if (waiting->given_up)
+		waiting_free(waiting);
+}
+
+/* 0 or a status once it is over, else -errno, and nobody may touch it any more. */
+static int wait_for(struct sctrl *c, struct waiting *waiting)
+{
+	uint64_t end = dp_now_ns() + ADMIN_WAIT_NS;
+
+	while (!waiting->over) {
+		int got = spdk_nvme_ctrlr_process_admin_completions(c->c);
+
+		if (waiting->over)
+			break;
+		if (got >= 0 && dp_now_ns() > end)
+			got = -ETIMEDOUT;
+		if (got < 0) {
+			log_warning("spdk.admin", "%s: no answer to an admin command: %s", c->name, strerror(-got));
+			waiting->given_up = true;
+			return got;
+		}
+	}
+	return waiting->rc;
 }
 
 /* For nvme_pass_open_call, on this thread; I/O of nvme_pass comes from workers. */
@@ -157,32 +189,33 @@ static int ns_call(void *arg, unsigned long request, void *command)
 	struct sns *ns = arg;
 	const struct nvme_passthru_cmd *from = command;
 	struct spdk_nvme_cmd cmd = { .opc = from->opcode, .nsid = from->nsid };
-	struct waiting waiting = { 0 };
-	uint64_t end = dp_now_ns() + ADMIN_WAIT_NS;
-	struct sctrl *c = ns->c;
 	bool to_drive = from->opcode & 1;
-	int rc;
+	struct waiting *waiting;
+	int rc = -ENOMEM;
 
 	if (request == NVME_IOCTL_IO_CMD)
 		return sns_io_call(ns, command);
 	if (from->data_len > 4096)
 		return -EINVAL;
+	waiting = calloc(1, sizeof(*waiting));
+	if (!waiting)
+		return rc;
+	waiting->page = spdk_dma_zmalloc(4096, 4096, NULL);
 	cmd.cdw10 = from->cdw10;
 	cmd.cdw11 = from->cdw11;
-	if (to_drive)
-		memcpy(c->page, (void *)(uintptr_t)from->addr, from->data_len);
-	rc = spdk_nvme_ctrlr_cmd_admin_raw(c->c, &cmd, c->page, from->data_len, admin_over, &waiting);
-	while (rc == 0 && !waiting.over) {
-		int got = spdk_nvme_ctrlr_process_admin_completions(c->c);
-
-		if (got < 0 && !waiting.over)
-			return got; /* that ended it: the request is aborted with its queue, and comes to nobody */
-		if (dp_now_ns() > end)
-			abort(); /* the driver holds a pointer into this stack; its own timeouts should have come before */
+	if (waiting->page && to_drive)
+		memcpy(waiting->page, (void *)(uintptr_t)from->addr, from->data_len);
+	if (waiting->page)
+		rc = spdk_nvme_ctrlr_cmd_admin_raw(ns->c->c, &cmd, waiting->page, from->data_len, admin_over, waiting);
+	if (rc == 0) {
+		rc = wait_for(ns->c, waiting);
+		if (rc < 0)
+			return rc;
+		if (rc == 0 && !to_drive)
+			memcpy((void *)(uintptr_t)from->addr, waiting->page, from->data_len);
 	}
-	if (rc == 0 && waiting.rc == 0 && !to_drive)
-		memcpy((void *)(uintptr_t)from->addr, c->page, from->data_len);
-	return rc ? rc : waiting.rc;
+	waiting_free(waiting);
+	return rc;
 }
 
 static void judge(struct sns *ns, struct spdk_nvme_ns *from)
@@ -797,10 +830,9 @@ void sctrl_attach(struct task *task)
 	admin_round(round_all);
 	c->attach_job = job;
 	c->complain.fn = ctrlr_complained;
-	c->page = spdk_dma_zmalloc(4096, 4096, NULL);
 	LIST_INSERT_HEAD(&ctrlrs, c, admin_link);
-	if (!c->page || !begin_connect(c))
-		not_connected(c, c->page ? "the controller is not there; PCIe: is it bound to vfio-pci?" : "no memory");
+	if (!begin_connect(c))
+		not_connected(c, "the controller is not there; PCIe: is it bound to vfio-pci?");
 }
 
 void sctrl_detach(struct task *task)

@@ -42,7 +42,6 @@ static void ctrlr_free(struct sctrl *c)
 	}
 	for (unsigned i = 0; i < c->n; i++)
 		spdk_dma_free(c->qp[i].memory);
-	spdk_dma_free(c->page);
 	pthread_mutex_destroy(&c->lock);
 	free(c);
 }

@@ -148,7 +148,6 @@ struct sctrl {
 	unsigned left; /* reactors that have not given their queue pair back */
 	unsigned busy; /* admin commands that somebody waits for */
 	uint64_t since_ns, next_ns; /* not usable since; next attempt, or look at the device */
-	void *page; /* 4 KiB for admin commands */
 	struct job *attach_job, *reset_job, *detach_job;
 	struct task complain;
 	_Atomic bool complaining;

@@ -326,10 +326,30 @@ static void mine(struct spdk_nvme_ctrlr *c)
 	MUST(pthread_equal(c->owner, pthread_self()));
 }
 
+static void finish(struct cmd *cmd, unsigned status)
+{
+	struct spdk_nvme_cpl cpl = { .status = { .sc = status & 0xFF, .sct = status >> 8 & 7, .dnr = status >> 16 & 1 } };
+
+	cmd->cb(cmd->arg, &cpl);
+	free(cmd);
+}
+
+/* status 0: each with its own; else they were aborted with their queue */
+static void end_admin(struct spdk_nvme_ctrlr *c, unsigned status)
+{
+	struct cmd *cmd;
+
+	while ((cmd = TAILQ_FIRST(&c->admin))) {
+		TAILQ_REMOVE(&c->admin, cmd, link);
+		finish(cmd, status ? status : cmd->status);
+	}
+}
+
 int spdk_nvme_detach_async(struct spdk_nvme_ctrlr *c, struct spdk_nvme_detach_ctx **ctx)
 {
 	mine(c);
-	MUST(c->qpairs == 0 && TAILQ_EMPTY(&c->admin));
+	MUST(c->qpairs == 0);
+	end_admin(c, 0x008);
 	*ctx = calloc(1, sizeof(**ctx));
 	MUST(*ctx);
 	(*ctx)->c = c;
@@ -391,19 +411,9 @@ void spdk_nvme_ctrlr_register_timeout_callback(struct spdk_nvme_ctrlr *c, uint64
 	c->timeout_arg = arg;
 }
 
-static void finish(struct cmd *cmd, unsigned status)
-{
-	struct spdk_nvme_cpl cpl = { .status = { .sc = status & 0xFF, .sct = status >> 8 & 7, .dnr = status >> 16 & 1 } };
-
-	cmd->cb(cmd->arg, &cpl);
-	free(cmd);
-}
-
 int spdk_nvme_ctrlr_process_admin_completions(struct spdk_nvme_ctrlr *c)
 {
 	struct spdk_nvme_cpl notice = { .cdw0 = SPDK_NVME_ASYNC_EVENT_TYPE_NOTICE };
-	struct cmd *cmd;
-
 	mine(c);
 	if (fake.admin_broken || c->disconnecting || c->failed) {
 		c->disconnecting = false;
@@ -411,16 +421,18 @@ int spdk_nvme_ctrlr_process_admin_completions(struct spdk_nvme_ctrlr *c)
 	}
 	if (c->aer && atomic_exchange(&fake.event, false))
 		c->aer(c->aer_arg, &notice);
-	while ((cmd = TAILQ_FIRST(&c->admin))) {
-		TAILQ_REMOVE(&c->admin, cmd, link);
-		finish(cmd, cmd->status);
+	if (fake.admin_lost && !TAILQ_EMPTY(&c->admin)) {
+		fake.admin_lost--;
+		return -ENXIO;
 	}
+	end_admin(c, 0);
 	return 0;
 }
 
 int spdk_nvme_ctrlr_disconnect(struct spdk_nvme_ctrlr *c)
 {
 	mine(c);
+	end_admin(c, 0x008);
 	c->disconnecting = c->disconnected = true;
 	c->failed = false;
 	c->generation++;

@@ -18,6 +18,7 @@ struct fake_spdk {
 	_Atomic bool hold;        /* commands stay in the drive */
 	_Atomic bool broken;      /* I/O queue pairs answer -ENXIO until a reset */
 	_Atomic bool admin_broken;
+	_Atomic unsigned admin_lost; /* so many times the admin queue is lost with a command in it, which ends later */
 	_Atomic bool fatal;       /* CSTS.CFS */
 	_Atomic unsigned reconnects_fail; /* so many */
 	_Atomic unsigned allocs_fail;

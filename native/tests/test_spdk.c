@@ -715,10 +715,23 @@ static void test_health(void **state)
 	/* left to dp_stop, with its bdev */
 }
 
+/* The admin queue is lost while a namespace is looked at; its command ends when nobody waits for it any more. */
+static void test_answer_after_all(void **state)
+{
+	struct bdev *bdev;
+
+	fake.admin_lost = 1;
+	attach_one(false, &bdev);
+	assert_int_equal(fake.admin_lost, 0);
+	bdev_delete("Nn1");
+	assert_int_equal(detach(), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_attach, start, stop),
+		cmocka_unit_test_setup_teardown(test_answer_after_all, start, stop),
 		cmocka_unit_test_setup_teardown(test_io, start, stop),
 		cmocka_unit_test_setup_teardown(test_statuses, start, stop),
 		cmocka_unit_test_setup_teardown(test_no_room, start, stop),
