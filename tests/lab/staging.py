@@ -15,6 +15,7 @@ FIND_DEV = f"""
 find_dev() {{
     for _ in {{1..300}}; do
         for n in /sys/class/nvme-subsystem/*/nvme*n*; do
+            [ -e "$n" ] || continue  # the pattern itself, where nothing has matched
             [ "$(cat ${{n%/*}}/subsysnqn 2>/dev/null)" = {NQN} ] && [ "$(cat $n/nsid 2>/dev/null)" = $1 ] || continue
             dev=/dev/${{n##*/}} && [ -b $dev ] && return 0
         done

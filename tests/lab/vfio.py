@@ -28,7 +28,7 @@ VFIO_MACHINE = Machine(
 )
 """Four drives with a CMB, each on a root port and alone in its IOMMU group; K is meant to stay with the kernel."""
 USER_DRIVES = ("A", "B", "C")
-OTHER_DRIVE = r"nvme\d+(c\d+)?n\d+\b"
+OTHER_DRIVE = r"nvme\d+(c\d+)?n\d+\b|vfio-pci"
 """The host's complaints of a namespace that has gone; the number in its name is not the NSID."""
 
 
