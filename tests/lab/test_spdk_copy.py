@@ -17,7 +17,7 @@ from tests.lab.test_linux_host import quiet
 from tests.lab.trace import OTHER, READ, WRITE
 from tests.lab.vfio import VFIO_MACHINE, UserStaged, VfioLab, need_spdk, vfio_guest
 
-pytestmark = [pytest.mark.p2p, pytest.mark.spdk, pytest.mark.timeout(400, func_only=True)]
+pytestmark = [pytest.mark.p2p, pytest.mark.spdk, pytest.mark.timeout(600, func_only=True)]
 COPIED_MIB = 16
 
 
