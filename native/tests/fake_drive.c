@@ -369,7 +369,7 @@ void dp_spdk_unmap_bar(struct dp_spdk_hold *hold, unsigned bar, void *addr)
 
 static bool is_drives(const void *addr)
 {
-	return (const uint8_t *)addr >= mapped && (const uint8_t *)addr < mapped + mapped_bytes;
+	return mapped && (const uint8_t *)addr >= mapped && (const uint8_t *)addr < mapped + mapped_bytes;
 }
 
 int dp_spdk_mem_add(void *addr, size_t bytes)
