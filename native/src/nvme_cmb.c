@@ -32,6 +32,7 @@
 #define PMRSTS_CBAI (1u << 12)
 #define PMRMSCL_CMSE 2u
 
+#define BARS 6u
 #define UNITS 7u /* of CMBSZ.SZU: 4 KiB, and 16 times as much for each */
 #define PMR_WAIT_MS 2000u /* at most: the control thread has other things to do */
 
@@ -59,6 +60,15 @@ static void write_halves(const struct nvme_regs *regs, uint32_t at, const uint32
 	regs->write(regs->arg, at, halves[0]);
 }
 
+/* What the drive says is not to be used as an index before this. */
+static int check_bar(const struct nvme_memory *memory, const char *what, char err[DP_ERR_MAX])
+{
+	if (memory->bar < BARS)
+		return 0;
+	snprintf(err, DP_ERR_MAX, "its %s is said to be in BAR %u, and there are %u", what, memory->bar, BARS);
+	return -EPROTO;
+}
+
 static int decode(uint32_t loc, uint32_t size, struct nvme_memory *memory, char err[DP_ERR_MAX])
 {
 	const uint32_t code = size >> 8 & 0xF;
@@ -73,7 +83,7 @@ static int decode(uint32_t loc, uint32_t size, struct nvme_memory *memory, char 
 	memory->bytes = (size >> 12) * unit;
 	memory->reads = size & CMBSZ_RDS;
 	memory->writes = size & CMBSZ_WDS;
-	return 0;
+	return check_bar(memory, "CMB", err);
 }
 
 int nvme_cmb_find(const struct nvme_regs *regs, struct nvme_memory *memory, char err[DP_ERR_MAX])
@@ -120,7 +130,7 @@ int nvme_pmr_find(const struct nvme_regs *regs, struct nvme_memory *memory, char
 	memory->writes = pmrcap & PMRCAP_WDS;
 	memory->movable = pmrcap & PMRCAP_CMSS;
 	memory->before[0] = reg(regs, REG_PMRCTL);
-	return 0;
+	return check_bar(memory, "PMR", err);
 }
 
 static int enable_cmb(const struct nvme_regs *regs, uint64_t address, char err[DP_ERR_MAX])

@@ -62,6 +62,12 @@ static void sizes_and_places_have_a_unit(void **state)
 	fake.cmbsz = 7u << 8 | 1u << 12;
 	assert_int_equal(nvme_cmb_find(&regs, &m, err), -EPROTO);
 	assert_int_equal(fake.cmbmsc[0], 0); /* as before */
+	fake.cmbsz = 1u << 3 | 1u << 4 | 1u << 12;
+	fake.cmbloc = 6; /* there are BARs 0 to 5 */
+	assert_int_equal(nvme_cmb_find(&regs, &m, err), -EPROTO);
+	fake.cap[1] |= 1u << 24;
+	fake.pmrcap = 7u << 5 | 1u << 3 | 1u << 4;
+	assert_int_equal(nvme_pmr_find(&regs, &m, err), -EPROTO);
 }
 
 static void a_legacy_cmb_is_used_as_it_is(void **state)
