@@ -630,6 +630,7 @@ static void detached(struct sctrl *c)
 {
 	c->c = NULL;
 	if (c->refused) {
+		c->refused = false;
 		not_connected(c, c->trouble);
 	} else if (c->goal == GOAL_DETACH) {
 		enter(c, CS_GONE);

@@ -625,6 +625,26 @@ static void test_removal(void **state)
 	free(ask.data);
 }
 
+/* A drive that comes back with too few queues is refused each time; it can be detached all the same. */
+static void test_back_with_too_few_queues(void **state)
+{
+	struct bdev *bdev;
+
+	attach_one(true, &bdev);
+	unplug();
+	await(&seen.lost, 1);
+	while (fake.detaches < 1)
+		loop_step(1);
+	fake.io_queues = 0;
+	dp_spdk_set_hotplug(true, 10000);
+	plug();
+	while (fake.detaches < 3)
+		loop_step(1);
+	dp_spdk_set_hotplug(false, 0);
+	bdev_delete("Nn1");
+	assert_int_equal(detach(), 0);
+}
+
 static void test_namespaces_change(void **state)
 {
 	struct dp_spdk_ctrlr *shown;
@@ -742,6 +762,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_timeout, start, stop),
 		cmocka_unit_test_setup_teardown(test_bounce, start, stop),
 		cmocka_unit_test_setup_teardown(test_removal, start, stop),
+		cmocka_unit_test_setup_teardown(test_back_with_too_few_queues, start, stop),
 		cmocka_unit_test_setup_teardown(test_namespaces_change, start, stop),
 		cmocka_unit_test_setup_teardown(test_own_commands, start, stop),
 		cmocka_unit_test_setup_teardown(test_health, start, stop),
