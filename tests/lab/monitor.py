@@ -90,9 +90,8 @@ class Qmp:
 
     def close(self) -> None:
         """Close the connection."""
-        with self._lock, contextlib.suppress(OSError):
+        with self._lock, self._connection, contextlib.suppress(OSError):  # what QEMU did not take any more
             self._file.close()
-            self._connection.close()
 
 
 def serve_ctl(connection: socket.socket, qmp: Qmp) -> None:

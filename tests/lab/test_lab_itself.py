@@ -16,7 +16,7 @@ import pytest
 from tests.lab.__main__ import main
 from tests.lab.lab import Guest, GuestDied, ScriptFailed
 from tests.lab.machine import Machine
-from tests.lab.monitor import KernelMessage, splats
+from tests.lab.monitor import KernelMessage, Qmp, splats
 
 DEVICE = "nvme list -o json | jq -r '.Devices[].DevicePath'"
 NQN = "nqn.2026-01.io.nvmet-p2p:lab"
@@ -135,6 +135,14 @@ def test_a_boot_that_panics_is_seen_at_once() -> None:
 def test_a_wrong_qemu_option_is_seen_at_once() -> None:
     with Guest(Machine(qemu_args=("-device nonsense",))) as guest, pytest.raises(GuestDied, match="nonsense"):
         guest.boot()
+
+
+def test_a_monitor_that_ended_is_closed_whole() -> None:
+    ours, its = socket.socketpair()
+    its.close()
+    monitor = Qmp(ours)  # its file keeps what QEMU did not take, and fails to write it once more when it is closed
+    monitor.close()
+    assert ours.fileno() == -1
 
 
 # The kernel's log
