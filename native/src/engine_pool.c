@@ -755,7 +755,6 @@ int dp_pool_restore(const char *bdev, const char *journal, dp_restored_fn done, 
 	return job_start(job, rc);
 }
 
-
 bool engine_calibrations_stop(dp_done_fn over, void *arg)
 {
 	struct job *job;

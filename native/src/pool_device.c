@@ -23,7 +23,7 @@ struct pool_device {
 	struct vfio_dev vfio;
 	struct nvme_regs regs;
 	struct nvme_memory memory;
-	bool found, enabled;
+	bool found;
 
 	struct vfio_area area;
 	void *bar; /* hold: where all of it is mapped */
@@ -196,10 +196,8 @@ static int map_held(struct pool_device *device, char err[DP_ERR_MAX])
 static int enable(struct pool_device *device, char err[DP_ERR_MAX])
 {
 	const uint64_t address = device->hold ? device->dma + device->memory.offset : (uintptr_t)device->base;
-	int rc = nvme_memory_enable(&device->regs, &device->memory, address, err);
 
-	device->enabled = rc == 0;
-	return rc;
+	return nvme_memory_enable(&device->regs, &device->memory, address, err);
 }
 
 static int choose_bytes(struct pool_device *device, uint64_t bytes, char err[DP_ERR_MAX])
