@@ -183,9 +183,9 @@ static const struct rpc_param nvme_attach_params[] = {
 	{AT(rpc_nvme_attach, hostsvcid), .type = RPC_STRING},
 	{AT(rpc_nvme_attach, hdgst), .type = RPC_BOOL},
 	{AT(rpc_nvme_attach, ddgst), .type = RPC_BOOL},
-	{AT(rpc_nvme_attach, ctrlr_loss_timeout_sec), .type = RPC_I32},
-	{AT(rpc_nvme_attach, reconnect_delay_sec), .type = RPC_U32},
-	{AT(rpc_nvme_attach, fast_io_fail_timeout_sec), .type = RPC_U32},
+	{AT(rpc_nvme_attach, ctrlr_loss_timeout_sec), .type = RPC_I32, .preset = (uint64_t)INT32_MIN},
+	{AT(rpc_nvme_attach, reconnect_delay_sec), .type = RPC_U32, .preset = UINT32_MAX},
+	{AT(rpc_nvme_attach, fast_io_fail_timeout_sec), .type = RPC_U32, .preset = UINT32_MAX},
 	{0},
 };
 #define AS_IT_IS UINT64_MAX /* of what is left out */

@@ -48,33 +48,29 @@ static size_t make_bdevs(const struct dp_spdk_ctrlr *ctrlr, bool tell, char err[
 		const struct dp_bdev_config config = {
 			.kind = DP_BDEV_SPDK, .name = ns->bdev, .ctrlr = ctrlr->name, .nsid = ns->nsid};
 		json_t *shown = rpc_bdev_show(ns->bdev);
+		const bool new = !shown;
 		char why[DP_ERR_MAX] = "";
 		int rc = 0;
 
-		if (!shown)
+		if (new)
 			rc = rpc_bdev_add(&config, "bdev_nvme_attach_controller", json_incref(params), why);
 		json_decref(shown);
 		if (rc < 0) {
 			refused++;
 			snprintf(err, DP_ERR_MAX, "%s", *why ? why : strerror(-rc));
 			log_warning("spdk.namespace", "%s", err);
-		} else if (!shown && tell) {
+		} else if (new && tell) {
 			channel_bdev_changed(ns->bdev, true);
 		}
 	}
 	return refused;
 }
 
-static size_t ctrlr_get(const char *name, struct dp_spdk_ctrlr **ctrlr)
-{
-	return dp_spdk_ctrlrs(name, ctrlr);
-}
-
 static void ctrlr_changed(const char *name)
 {
 	char err[DP_ERR_MAX];
 	struct dp_spdk_ctrlr *ctrlr;
-	size_t n = ctrlr_get(name, &ctrlr);
+	size_t n = dp_spdk_ctrlrs(name, &ctrlr);
 
 	for (size_t i = 0; i < n; i++)
 		if (json_object_get(attached, name))
@@ -104,7 +100,7 @@ static void attach_over(void *arg, int rc, const char *err)
 {
 	struct attaching *at = arg;
 	struct dp_spdk_ctrlr *ctrlr = NULL;
-	size_t n = rc < 0 ? 0 : ctrlr_get(at->name, &ctrlr);
+	size_t n = rc < 0 ? 0 : dp_spdk_ctrlrs(at->name, &ctrlr);
 	json_t *shown;
 
 	if (n == 0) {
@@ -142,11 +138,11 @@ static json_t *params_of(const struct rpc_nvme_attach *p)
 		json_object_set_new(params, "hdgst", json_true());
 	if (p->ddgst)
 		json_object_set_new(params, "ddgst", json_true());
-	if (p->ctrlr_loss_timeout_sec)
+	if (p->ctrlr_loss_timeout_sec != INT32_MIN)
 		json_object_set_new(params, "ctrlr_loss_timeout_sec", json_integer(p->ctrlr_loss_timeout_sec));
-	if (p->reconnect_delay_sec)
+	if (p->reconnect_delay_sec != UINT32_MAX)
 		json_object_set_new(params, "reconnect_delay_sec", json_integer(p->reconnect_delay_sec));
-	if (p->fast_io_fail_timeout_sec)
+	if (p->fast_io_fail_timeout_sec != UINT32_MAX)
 		json_object_set_new(params, "fast_io_fail_timeout_sec", json_integer(p->fast_io_fail_timeout_sec));
 	return params;
 }
@@ -154,7 +150,8 @@ static json_t *params_of(const struct rpc_nvme_attach *p)
 void rpc_nvme_attach(struct rpc_request *request, const void *params)
 {
 	const struct rpc_nvme_attach *p = params;
-	const struct dp_spdk_attach attach = {
+	struct dp_spdk_options times;
+	struct dp_spdk_attach attach = {
 		.name = p->name,
 		.trtype = p->trtype,
 		.traddr = p->traddr,
@@ -166,22 +163,29 @@ void rpc_nvme_attach(struct rpc_request *request, const void *params)
 		.hostsvcid = p->hostsvcid,
 		.hdgst = p->hdgst,
 		.ddgst = p->ddgst,
-		.ctrlr_loss_timeout_sec = p->ctrlr_loss_timeout_sec,
-		.reconnect_delay_sec = p->reconnect_delay_sec,
-		.fast_io_fail_timeout_sec = p->fast_io_fail_timeout_sec,
+		.own_times = true,
 	};
 	struct attaching *at;
 
+	dp_spdk_get_options(&times);
+	attach.ctrlr_loss_timeout_sec =
+		p->ctrlr_loss_timeout_sec != INT32_MIN ? p->ctrlr_loss_timeout_sec : times.ctrlr_loss_timeout_sec;
+	attach.reconnect_delay_sec = p->reconnect_delay_sec != UINT32_MAX ? p->reconnect_delay_sec : times.reconnect_delay_sec;
+	attach.fast_io_fail_timeout_sec =
+		p->fast_io_fail_timeout_sec != UINT32_MAX ? p->fast_io_fail_timeout_sec : times.fast_io_fail_timeout_sec;
 	if (!attached)
 		attached = json_object();
+	if (strlen(p->name) > DP_SPDK_NAME_MAX) {
+		rpc_finish(request, -EINVAL, "the name is too long");
+		return;
+	}
 	if (json_object_get(attached, p->name)) {
 		rpc_fail(request, -EEXIST, "a controller named %.60s exists already", p->name);
 		return;
 	}
 	at = calloc(1, sizeof(*at));
-	if (!at || strlen(p->name) > DP_SPDK_NAME_MAX) {
-		free(at);
-		rpc_finish(request, at ? -EINVAL : -ENOMEM, at ? "the name is too long" : NULL);
+	if (!at) {
+		rpc_finish(request, -ENOMEM, NULL);
 		return;
 	}
 	at->request = request;
@@ -233,7 +237,7 @@ void rpc_nvme_detach(struct rpc_request *request, const void *params)
 	const struct rpc_bdev_name *p = params;
 	json_t *made_from = json_object_get(attached, p->name);
 	struct dp_spdk_ctrlr *ctrlr = NULL;
-	size_t n = made_from ? ctrlr_get(p->name, &ctrlr) : 0;
+	size_t n = made_from ? dp_spdk_ctrlrs(p->name, &ctrlr) : 0;
 	struct detaching *d = n ? calloc(1, sizeof(*d)) : NULL;
 
 	if (!d) {
@@ -326,7 +330,7 @@ static void health_over(void *arg, int rc, const char *err, const uint8_t page[5
 		      {"num_err_log_entries", 176}};
 	struct health *health = arg;
 	struct dp_spdk_ctrlr *ctrlr = NULL;
-	size_t n = rc < 0 ? 0 : ctrlr_get(health->name, &ctrlr);
+	size_t n = rc < 0 ? 0 : dp_spdk_ctrlrs(health->name, &ctrlr);
 
 	if (n == 0) {
 		rpc_finish(health->request, rc < 0 ? rc : -ENODEV, err);

@@ -36,6 +36,7 @@ struct dp_spdk_attach {
 	const char *name, *trtype, *traddr; /* PCIe: traddr is the BDF */
 	const char *adrfam, *trsvcid, *subnqn, *hostnqn, *hostaddr, *hostsvcid; /* TCP; NULL: SPDK's own choice */
 	bool hdgst, ddgst;
+	bool own_times; /* these three count; else those of the options */
 	int32_t ctrlr_loss_timeout_sec; /* gives up reconnecting after it; -1: never, 0: at once */
 	uint32_t reconnect_delay_sec;   /* between attempts */
 	uint32_t fast_io_fail_timeout_sec; /* I/O waits no longer for a reconnect; 0: as ctrlr_loss_timeout_sec */
@@ -117,7 +118,6 @@ struct dp_spdk_hold;
  * is attached. */
 struct dp_spdk_hold *dp_spdk_hold(const char *bdf, void (*gone)(void *arg, const char *why), void *arg);
 void dp_spdk_let_go(struct dp_spdk_hold *hold);
-const char *dp_spdk_hold_name(const struct dp_spdk_hold *hold); /* of the controller */
 /* Its registers (BAR 0), mapped uncached; NULL: removed. Little endian, to be read and written 4 or 8 bytes at a time. */
 volatile void *dp_spdk_registers(struct dp_spdk_hold *hold);
 /* A whole BAR: where it is mapped, its bus address, its size. */

@@ -165,7 +165,7 @@ static struct sctrl *ctrlr_new(const struct dp_spdk_attach *a, int *rc, char err
 		return NULL;
 	snprintf(c->name, sizeof(c->name), "%s", a->name);
 	c->options = options;
-	if (a->ctrlr_loss_timeout_sec || a->reconnect_delay_sec || a->fast_io_fail_timeout_sec) {
+	if (a->own_times) {
 		c->options.ctrlr_loss_timeout_sec = a->ctrlr_loss_timeout_sec;
 		c->options.reconnect_delay_sec = a->reconnect_delay_sec;
 		c->options.fast_io_fail_timeout_sec = a->fast_io_fail_timeout_sec;
@@ -566,11 +566,6 @@ void dp_spdk_let_go(struct dp_spdk_hold *hold)
 	LIST_REMOVE(hold, link);
 	pthread_mutex_unlock(&hold->c->lock);
 	free(hold);
-}
-
-const char *dp_spdk_hold_name(const struct dp_spdk_hold *hold)
-{
-	return hold->c->name;
 }
 
 /* c->c is not freed while there is a hold. */

@@ -108,11 +108,6 @@ void dp_spdk_let_go(struct dp_spdk_hold *hold)
 {
 }
 
-const char *dp_spdk_hold_name(const struct dp_spdk_hold *hold)
-{
-	return "";
-}
-
 volatile void *dp_spdk_registers(struct dp_spdk_hold *hold)
 {
 	return NULL;

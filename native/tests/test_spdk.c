@@ -275,6 +275,7 @@ static void test_attach(void **state)
 	wrong.subnqn = NULL;
 	assert_int_equal(attach_with(&wrong), -EINVAL);
 	wrong = tcp();
+	wrong.own_times = true;
 	wrong.reconnect_delay_sec = 1;
 	assert_int_equal(attach_with(&wrong), -EINVAL);
 	fake.absent = true;
@@ -485,6 +486,7 @@ static void test_reconnect(void **state)
 	struct bdev *bdev;
 	unsigned over;
 
+	attach.own_times = true;
 	attach.ctrlr_loss_timeout_sec = 60;
 	attach.reconnect_delay_sec = 1;
 	assert_int_equal(attach_with(&attach), 0);
@@ -503,6 +505,35 @@ static void test_reconnect(void **state)
 	assert_int_equal(seen.lost, 0);
 	bdev_delete("Nn1");
 	assert_int_equal(detach(), 0);
+}
+
+/* Times of the controller's own, zeros among them, count in place of those of the options. */
+static void test_own_times(void **state)
+{
+	struct dp_spdk_attach attach = tcp();
+	struct dp_spdk_options options, usual;
+	struct bdev *bdev;
+	unsigned over;
+
+	dp_spdk_get_options(&usual);
+	options = usual;
+	options.ctrlr_loss_timeout_sec = -1;
+	options.reconnect_delay_sec = 1;
+	assert_int_equal(dp_spdk_set_options(&options, err), 0);
+	attach.own_times = true;
+	assert_int_equal(attach_with(&attach), 0);
+	bdev = bdev_create("Nn1", 1);
+	fake.hold = true;
+	many_send(bdev, BDEV_WRITE, &over);
+	in_drive(MANY);
+	fake.reconnects_fail = 1;
+	reset_now(-EIO);
+	many_over(bdev, &over, -ENXIO, false);
+	await(&seen.lost, 1);
+	fake.hold = false;
+	bdev_delete("Nn1");
+	assert_int_equal(detach(), 0);
+	assert_int_equal(dp_spdk_set_options(&usual, err), 0);
 }
 
 static void test_timeout(void **state)
@@ -759,6 +790,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_broken, start, stop),
 		cmocka_unit_test_setup_teardown(test_failed, start, stop),
 		cmocka_unit_test_setup_teardown(test_reconnect, start, stop),
+		cmocka_unit_test_setup_teardown(test_own_times, start, stop),
 		cmocka_unit_test_setup_teardown(test_timeout, start, stop),
 		cmocka_unit_test_setup_teardown(test_bounce, start, stop),
 		cmocka_unit_test_setup_teardown(test_removal, start, stop),
