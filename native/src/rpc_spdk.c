@@ -28,6 +28,7 @@ static json_t *facts_of(const struct dp_spdk_ns *ns)
 	if (!shown)
 		shown = json_pack("{s:s}", "name", ns->bdev);
 	json_object_set_new(shown, "nsid", json_integer(ns->nsid));
+	json_object_set_new(shown, "identity", json_string(ns->identity));
 	if (ns->uuid[0])
 		json_object_set_new(shown, "uuid", json_string(ns->uuid));
 	if (ns->refused[0])

@@ -15,6 +15,7 @@
 
 #define DP_SPDK_BUILT_WITHOUT "nvmet-p2p-dataplane is built without SPDK"
 #define DP_SPDK_NAME_MAX 63 /* bytes of a controller's name: a bdev is <name>n<nsid> */
+#define DP_SPDK_IDENTITY_MAX 79
 
 typedef void (*dp_spdk_done_fn)(void *arg, int rc, const char *err); /* err: "" with rc 0 */
 
@@ -48,6 +49,8 @@ struct dp_spdk_ns {
 	struct dp_bdev_facts facts;
 	char refused[DP_ERR_MAX]; /* why it cannot be a back end; "" : it can */
 	char uuid[40];            /* its UUID, or its NGUID in that form; "": none */
+	/* What tells it from all others: the drive's vendor and serial number, its own UUID, NGUID or EUI-64. */
+	char identity[DP_SPDK_IDENTITY_MAX + 1];
 };
 
 enum dp_spdk_state { DP_SPDK_ENABLED, DP_SPDK_RESETTING, DP_SPDK_FAILED, DP_SPDK_REMOVED };

@@ -6,7 +6,9 @@
  * the queue pairs are freed, which ends their commands; it is enabled again; the reactors take their commands back and send
  * them again through new queue pairs.
  */
+#include <endian.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <linux/nvme_ioctl.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -232,18 +234,48 @@ static void judge(struct sns *ns, struct spdk_nvme_ns *from)
 }
 
 /* Its UUID, or its NGUID in that form; nothing of the kind: empty. */
-static void name_of(struct sns *ns, struct spdk_nvme_ns *from)
+static void name_of(char to[40], struct spdk_nvme_ns *from)
 {
 	const uint8_t *id = (const uint8_t *)spdk_nvme_ns_get_uuid(from);
 	static const uint8_t none[16];
-	char *at = ns->uuid;
 
-	if (!id)
+	to[0] = 0;
+	if (!id || memcmp(id, none, sizeof(none)) == 0)
 		id = spdk_nvme_ns_get_nguid(from);
 	if (!id || memcmp(id, none, sizeof(none)) == 0)
 		return;
 	for (unsigned i = 0; i < 16; i++)
-		at += snprintf(at, 4, "%s%02x", i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "", id[i]);
+		to += snprintf(to, 4, "%s%02x", i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "", id[i]);
+}
+
+/* A field of an Identify structure, padded with spaces there. What is no printable ASCII, as it must be, is shown as '?'. */
+static void copy_field(char *to, const uint8_t *from, size_t size)
+{
+	size_t len = 0;
+
+	for (size_t i = 0; i < size && from[i]; i++) {
+		to[i] = (char)(from[i] >= ' ' && from[i] <= '~' ? from[i] : '?');
+		if (to[i] != ' ')
+			len = i + 1;
+	}
+	to[len] = 0;
+}
+
+/* A drive's serial number tells it from all others, also where drives of one make give all namespaces the same identifiers.
+ * A target's may be another one after each start, so there the namespace's own identifier counts, if it has one. */
+static void identity_of(char to[DP_SPDK_IDENTITY_MAX + 1], struct sctrl *c, struct spdk_nvme_ns *from)
+{
+	const uint8_t *data = (const uint8_t *)spdk_nvme_ctrlr_get_data(c->c);
+	uint64_t eui64 = get64((const uint8_t *)spdk_nvme_ns_get_data(from) + 120);
+	char serial[21], id[40], drive[32] = "";
+
+	copy_field(serial, data + 4, sizeof(serial) - 1);
+	name_of(id, from);
+	if (!id[0] && eui64)
+		snprintf(id, sizeof(id), "eui64.%016" PRIx64, be64toh(htole64(eui64)));
+	if (c->dma || !id[0])
+		snprintf(drive, sizeof(drive), "%04x.%s", get16(data), serial);
+	snprintf(to, DP_SPDK_IDENTITY_MAX + 1, "%s%s%s", drive, drive[0] && id[0] ? "/" : "", id);
 }
 
 static struct sns *found(struct sctrl *c, uint32_t nsid, struct spdk_nvme_ns *from)
@@ -271,10 +303,29 @@ static struct sns *found(struct sctrl *c, uint32_t nsid, struct spdk_nvme_ns *fr
 		.write_zeroes = true,
 		.physical_block_size = data[24] & 0x10 ? (get16(data + 64) + 1u) * size : size, /* NSFEAT.OPTPERF, NPWG */
 	};
-	name_of(ns, from);
+	name_of(ns->uuid, from);
+	identity_of(ns->identity, c, from);
 	if (!ns->refused[0])
 		ns->pass = nvme_pass_open_call(ns_call, ns, nsid, ns->shift);
 	return ns;
+}
+
+/* Is it the one that was found at first? The host of that one must never see the bytes of another. */
+static bool same(struct sns *ns, struct spdk_nvme_ns *from)
+{
+	char identity[DP_SPDK_IDENTITY_MAX + 1], why[DP_ERR_MAX] = "";
+
+	identity_of(identity, ns->c, from);
+	if (strcmp(identity, ns->identity) != 0) {
+		snprintf(why, sizeof(why), "namespace %u is another one than before: '%s', and was '%s'", ns->nsid, identity,
+			 ns->identity);
+		if (!ns->stranger[0])
+			log_error("spdk.another", "%s: %s", ns->c->name, why);
+	}
+	pthread_mutex_lock(&ns->c->lock);
+	memcpy(ns->stranger, why, sizeof(why));
+	pthread_mutex_unlock(&ns->c->lock);
+	return !why[0];
 }
 
 /* What is there now, against what was there. */
@@ -301,8 +352,8 @@ static void scan(struct sctrl *c)
 		struct spdk_nvme_ns *from =
 			spdk_nvme_ctrlr_is_active_ns(c->c, ns->nsid) ? spdk_nvme_ctrlr_get_ns(c->c, ns->nsid) : NULL;
 
-		if (from && spdk_nvme_ns_get_sector_size(from) != ns->facts.block_size)
-			from = NULL; /* formatted otherwise: not what it was */
+		if (from && (!same(ns, from) || spdk_nvme_ns_get_sector_size(from) != ns->facts.block_size))
+			from = NULL; /* not what it was, or formatted otherwise */
 		atomic_store(&ns->ns, from);
 		atomic_store(&ns->blocks, from ? spdk_nvme_ns_get_num_sectors(from) : 0);
 	}
@@ -430,15 +481,6 @@ static void ctrlr_complained(struct task *task)
 
 /* -- it works */
 
-/* Padded with spaces there. */
-static void copy_field(char *to, const uint8_t *from, size_t size)
-{
-	memcpy(to, from, size);
-	to[size] = 0;
-	for (size_t len = strlen(to); len && to[len - 1] == ' '; len--)
-		to[len - 1] = 0;
-}
-
 static void remember(struct sctrl *c)
 {
 	const uint8_t *data = (const uint8_t *)spdk_nvme_ctrlr_get_data(c->c);
@@ -450,7 +492,7 @@ static void remember(struct sctrl *c)
 	c->cntlid = get16(data + 78);
 	c->oncs = get16(data + 520);
 	c->vendor = get16(data);
-	memcpy(c->own_nqn, data + 768, sizeof(c->own_nqn) - 1);
+	copy_field(c->own_nqn, data + 768, sizeof(c->own_nqn) - 1);
 	c->mdts_bytes = spdk_nvme_ctrlr_get_max_xfer_size(c->c);
 	pthread_mutex_unlock(&c->lock);
 }

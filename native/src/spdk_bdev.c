@@ -632,6 +632,18 @@ static struct sns *find_ns(struct sctrl *c, uint32_t nsid)
 	return ns;
 }
 
+static bool stranger(struct sns *ns, const char *name, char err[DP_ERR_MAX])
+{
+	bool is;
+
+	pthread_mutex_lock(&ns->c->lock);
+	is = ns->stranger[0];
+	if (is)
+		snprintf(err, DP_ERR_MAX, "bdev %.60s: %.180s", name, ns->stranger);
+	pthread_mutex_unlock(&ns->c->lock);
+	return is;
+}
+
 struct bdev *dp_spdk_bdev_open(const struct dp_bdev_config *config, int *rc, char err[DP_ERR_MAX])
 {
 	struct sctrl *c = config->ctrlr ? sctrl_find(config->ctrlr) : NULL;
@@ -639,6 +651,8 @@ struct bdev *dp_spdk_bdev_open(const struct dp_bdev_config *config, int *rc, cha
 	struct spdk_bdev *b;
 
 	*rc = -ENODEV;
+	if (ns && stranger(ns, config->name, err))
+		return NULL;
 	if (!ns || !atomic_load(&ns->blocks)) {
 		snprintf(err, DP_ERR_MAX, "bdev %.60s: controller %.60s has no namespace %u", config->name,
 			 config->ctrlr ? config->ctrlr : "", config->nsid);

@@ -467,14 +467,15 @@ static void show_namespaces(struct sctrl *c, struct dp_spdk_ctrlr *to)
 	LIST_FOREACH(ns, &c->namespaces, link) {
 		struct dp_spdk_ns *shown = &to->ns[to->num_ns];
 
-		if (!atomic_load(&ns->blocks))
+		if (!atomic_load(&ns->blocks) && !ns->stranger[0])
 			continue;
 		shown->nsid = ns->nsid;
 		shown->facts = ns->facts;
 		shown->facts.num_blocks = atomic_load(&ns->blocks);
 		snprintf(shown->bdev, sizeof(shown->bdev), "%sn%u", c->name, ns->nsid);
-		memcpy(shown->refused, ns->refused, sizeof(shown->refused));
+		memcpy(shown->refused, ns->stranger[0] ? ns->stranger : ns->refused, sizeof(shown->refused));
 		memcpy(shown->uuid, ns->uuid, sizeof(shown->uuid));
+		memcpy(shown->identity, ns->identity, sizeof(shown->identity));
 		to->num_ns++;
 	}
 	qsort(to->ns, to->num_ns, sizeof(*to->ns), by_nsid);

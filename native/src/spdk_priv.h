@@ -64,7 +64,8 @@ struct sns {
 	bool zeroes, zeroes_unmap, dsm;
 	_Atomic bool no_zeroes; /* the drive has refused it */
 	struct nvme_pass *pass; /* NULL: the drive has no Compare, Verify or Copy */
-	char refused[DP_ERR_MAX], uuid[40];
+	char refused[DP_ERR_MAX], uuid[40], identity[DP_SPDK_IDENTITY_MAX + 1];
+	char stranger[DP_ERR_MAX]; /* under the controller's lock: what is in its place now; "": nothing else */
 	LIST_ENTRY(sns) link;
 };
 

@@ -233,6 +233,8 @@ void fake_reset(void)
 		memset(fake.disk[i], 0x11 * (int)i, (size_t)FAKE_BLOCKS * 4096);
 	}
 	fake.io_queues = 64;
+	fake.drive = '1';
+	fake.volume = 0xAB;
 	fake.active = 1 << 1 | 1 << 2 | 1 << 3;
 }
 
@@ -277,9 +279,17 @@ static void put(uint8_t *at, uint64_t value, unsigned bytes)
 		at[i] = (uint8_t)(value >> 8 * i);
 }
 
+static void identities(struct spdk_nvme_ctrlr *c)
+{
+	memcpy(c->data + 4, "FAKE000?            ", 20);
+	c->data[11] = fake.drive;
+	c->ns[1].data[120] = fake.eui64;
+	for (uint32_t nsid = 2; nsid <= FAKE_NS; nsid++)
+		c->ns[nsid].data[104] = fake.volume;
+}
+
 static void identify(struct spdk_nvme_ctrlr *c)
 {
-	memcpy(c->data + 4, "FAKE0001            ", 20);
 	memcpy(c->data + 24, "Fake drive                              ", 40);
 	memcpy(c->data + 64, "1.0     ", 8);
 	put(c->data + 520, 1 | 1 << 2 | 1 << 3 | 1 << 7 | 1 << 8, 2); /* Compare, DSM, Write Zeroes, Verify, Copy */
@@ -293,10 +303,10 @@ static void identify(struct spdk_nvme_ctrlr *c)
 		ns->data[130] = nsid == 1 ? 9 : 12;
 		put(ns->data + 74, 128, 2); /* MSSRL */
 		put(ns->data + 76, 128, 4); /* MCL */
-		ns->data[104] = nsid == 1 ? 0 : 0xAB;
 		ns->data[119] = (uint8_t)(nsid - 1);
 		ns->data[33] = 8; /* DLFEAT */
 	}
+	identities(c);
 }
 
 int spdk_nvme_probe_poll_async(struct spdk_nvme_probe_ctx *ctx)
@@ -419,8 +429,10 @@ int spdk_nvme_ctrlr_process_admin_completions(struct spdk_nvme_ctrlr *c)
 		c->disconnecting = false;
 		return -ENXIO;
 	}
-	if (c->aer && atomic_exchange(&fake.event, false))
+	if (c->aer && atomic_exchange(&fake.event, false)) {
+		identities(c);
 		c->aer(c->aer_arg, &notice);
+	}
 	if (fake.admin_lost && !TAILQ_EMPTY(&c->admin)) {
 		fake.admin_lost--;
 		return -ENXIO;
@@ -455,6 +467,7 @@ int spdk_nvme_ctrlr_reconnect_poll_async(struct spdk_nvme_ctrlr *c)
 	}
 	fake.broken = fake.admin_broken = fake.fatal = false;
 	c->disconnected = false;
+	identities(c);
 	fake.resets++;
 	return 0;
 }

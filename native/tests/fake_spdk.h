@@ -29,6 +29,9 @@ struct fake_spdk {
 	_Atomic unsigned io_queues; /* that the controller grants */
 	_Atomic unsigned active;  /* bit mask of namespaces */
 	_Atomic bool event;       /* namespace attributes have changed */
+	_Atomic uint8_t drive;    /* in its serial number */
+	_Atomic uint8_t volume;   /* in the NGUID of namespace 2 and more; 1 has none */
+	_Atomic uint8_t eui64;    /* of namespace 1; 0: it has none either */
 
 	_Atomic unsigned in_drive, reads, writes, zeroes, flushes, unmaps, raws, fua, deac, sgls, aborts, resets, qpairs, connects,
 		detaches;

@@ -676,6 +676,88 @@ static void test_back_with_too_few_queues(void **state)
 	assert_int_equal(detach(), 0);
 }
 
+static void is_another(const char *identity)
+{
+	struct dp_spdk_ctrlr *shown;
+
+	assert_int_equal(dp_spdk_ctrlrs("N", &shown), 1);
+	assert_int_equal(shown->num_ns, 3);
+	assert_string_equal(shown->ns[0].identity, identity);
+	assert_int_equal(shown->ns[0].facts.num_blocks, 0);
+	assert_non_null(strstr(shown->ns[0].refused, "another one than before"));
+	dp_spdk_ctrlrs_free(shown, 1);
+}
+
+/* A drive in the place of another: its bytes are not those that the hosts know. The right one is welcome again. */
+static void test_another_drive(void **state)
+{
+	const struct dp_bdev_config second = { .kind = DP_BDEV_SPDK, .name = "Nn2", .ctrlr = "N", .nsid = 2 };
+	struct ask ask = { .data = malloc(4096) };
+	struct dp_bdev_facts facts;
+	struct bdev *bdev;
+
+	attach_one(true, &bdev);
+	unplug();
+	await(&seen.lost, 1);
+	while (fake.detaches < 1)
+		loop_step(1);
+	fake.drive = '2';
+	dp_spdk_set_hotplug(true, 10000);
+	plug();
+	await(&seen.told, 2);
+	assert_int_equal(ask_once(&ask, bdev, BDEV_READ, 0, 512), -ENODEV);
+	assert_int_equal(ask_once(&ask, bdev, BDEV_WRITE, 0, 512), -ENODEV);
+	assert_int_equal(seen.changed, 0);
+	is_another("0000.FAKE0001");
+	assert_int_equal(dp_bdev_create(&second, &facts, err), -ENODEV); /* though its NGUID is the same */
+	assert_non_null(strstr(err, "0000.FAKE0002/ab000000-0000-0000-0000-000000000001"));
+	unplug();
+	while (fake.detaches < 2)
+		loop_step(1);
+	fake.drive = '1';
+	plug();
+	await(&seen.changed, 1);
+	dp_spdk_set_hotplug(false, 0);
+	assert_int_equal(ask_once(&ask, bdev, BDEV_READ, 0, 512), 0);
+	assert_int_equal(ask.data[0], 0x11);
+	bdev = bdev_create("Nn2", 2);
+	bdev_delete("Nn2");
+	bdev_delete("Nn1");
+	assert_int_equal(detach(), 0);
+	free(ask.data);
+}
+
+/* A target may have another serial number after each start; what namespaces are called themselves counts, if they are. */
+static void test_another_target(void **state)
+{
+	struct ask first = { .data = malloc(4096) }, second = { .data = malloc(4096) };
+	struct bdev *bdev, *named;
+
+	attach_one(false, &bdev);
+	named = bdev_create("Nn2", 2);
+	fake.drive = '2';
+	reset_now(0);
+	await(&seen.told, 1);
+	assert_int_equal(ask_once(&first, bdev, BDEV_WRITE, 0, 512), -ENODEV);
+	is_another("0000.FAKE0001");
+	assert_int_equal(ask_once(&second, named, BDEV_READ, 0, 4096), 0);
+	fake.drive = '1';
+	fake.volume = 0xAC;
+	fake.event = true;
+	await(&seen.told, 2);
+	assert_int_equal(ask_once(&first, bdev, BDEV_READ, 0, 512), 0);
+	assert_int_equal(ask_once(&second, named, BDEV_READ, 0, 4096), -ENODEV);
+	fake.eui64 = 0x5A; /* one that had no name of its own has one now */
+	fake.event = true;
+	await(&seen.told, 3);
+	assert_int_equal(ask_once(&first, bdev, BDEV_READ, 0, 512), -ENODEV);
+	bdev_delete("Nn1");
+	bdev_delete("Nn2");
+	assert_int_equal(detach(), 0);
+	free(first.data);
+	free(second.data);
+}
+
 static void test_namespaces_change(void **state)
 {
 	struct dp_spdk_ctrlr *shown;
@@ -795,6 +877,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_bounce, start, stop),
 		cmocka_unit_test_setup_teardown(test_removal, start, stop),
 		cmocka_unit_test_setup_teardown(test_back_with_too_few_queues, start, stop),
+		cmocka_unit_test_setup_teardown(test_another_drive, start, stop),
+		cmocka_unit_test_setup_teardown(test_another_target, start, stop),
 		cmocka_unit_test_setup_teardown(test_namespaces_change, start, stop),
 		cmocka_unit_test_setup_teardown(test_own_commands, start, stop),
 		cmocka_unit_test_setup_teardown(test_health, start, stop),
