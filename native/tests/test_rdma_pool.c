@@ -3,96 +3,13 @@
  * NVMe/RDMA whose payload rests in the memory of a drive on vfio-pci: the device reads and writes it by itself, through a
  * region of its dma-buf, and host memory is used where there is none.
  */
-#include <errno.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <time.h>
-
-#include <cmocka.h>
-
-#include "engine_priv.h"
 #include "fake_disk.h"
 #include "fake_drive.h"
-#include "fake_verbs.h"
-#include "io.h"
 #include "log.h"
-#include "loop.h"
 #include "pool_priv.h"
-#include "rdma.h"
+#include "rdma_host.h"
 
-#define KEY 7u
 #define BDEV "Nvme0n1"
-
-static struct {
-	unsigned connected, capsules, adopted, dones, queue_closed, pool_lost;
-	struct dp_rdma_connected last;
-	int rc;
-} seen;
-static char err[DP_ERR_MAX];
-
-static void on_connected(const struct dp_rdma_connected *connected)
-{
-	seen.last = *connected;
-	seen.connected++;
-}
-
-static void on_capsule(uint64_t conn, const uint8_t sqe[64], const void *icd, uint32_t icd_len)
-{
-	seen.capsules++;
-}
-
-static void on_data(uint64_t conn, uint16_t cid, int rc, const void *data, uint32_t len)
-{
-}
-
-static void on_closed(uint64_t conn, const char *reason)
-{
-}
-
-static void on_queue_closed(struct dp_queue_key key, const char *reason)
-{
-	seen.queue_closed++;
-}
-
-static void on_pool_lost(const char *name, const char *why)
-{
-	seen.pool_lost++;
-}
-
-static void on_adopted(uint64_t token, int rc, const char *text)
-{
-	seen.rc = rc;
-	seen.adopted++;
-}
-
-static void done(void *arg, int rc)
-{
-	seen.dones++;
-}
-
-static const struct dp_rdma_events rdma_events = { on_connected, on_capsule, on_data, on_closed };
-static const struct dp_events events = { .queue_closed = on_queue_closed, .pool_lost = on_pool_lost };
-
-static uint64_t now_s(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec;
-}
-
-#define AWAIT(condition)                                                                                               \
-	do {                                                                                                           \
-		uint64_t until = now_s() + 20;                                                                         \
-		while (!(condition)) {                                                                                 \
-			loop_step(1);                                                                                  \
-			if (now_s() > until)                                                                           \
-				fail_msg("waited in vain for " #condition);                                            \
-		}                                                                                                      \
-	} while (0)
 
 static void set_view(bool strict)
 {
@@ -110,20 +27,17 @@ static int start(void **state)
 	struct dp_options engine = { .cpumask = "0x1", .spin_us = 5, .pool_bytes = 8u << 20, .post = loop_post, .events = &events };
 	struct dp_bdev_config bdev = { .kind = DP_BDEV_SPDK, .name = BDEV, .ctrlr = "Nvme0", .nsid = 1 };
 	struct dp_pool_config pool = { .name = FAKE_BDF, .kind = DP_POOL_SPDK_CMB };
-	struct dp_rdma_listen listen = { .traddr = "10.0.0.1", .trsvcid = "4420", .adrfam = "IPv4", .max_queue_depth = 32,
-					 .max_aq_depth = 32, .in_capsule_data_size = 4096, .backlog = 10 };
+	struct dp_rdma_listen listen = listener();
 	struct dp_bdev_facts facts;
 	struct dp_pool_facts mapped;
 
 	log_configure("off", "console");
-	memset(&seen, 0, sizeof(seen));
-	fake_verbs_reset();
+	open_host();
 	fake_reset();
 	fake.bdev_open = fake_disk_open;
 	fake.dmabuf = fv.dmabuf = true;
 	if (*state)
 		fv.dmabuf = false;
-	assert_int_equal(loop_open(), 0);
 	if (dp_start(&engine, err) < 0)
 		fail_msg("%s", err);
 	assert_int_equal(dp_bdev_create(&bdev, &facts, err), 0);
@@ -132,91 +46,24 @@ static int start(void **state)
 	set_view(false);
 	dp_rdma_init(&rdma_events);
 	assert_int_equal(dp_rdma_listen(&listen, err), 0);
-	for (size_t i = 0; i < HOST_BYTES; i++)
-		fv.host[i] = (uint8_t)(i * 7 + (i >> 8));
 	return 0;
 }
 
 static int stop(void **state)
 {
-	unsigned before = seen.dones;
 	struct pool *pool = pool_find(FAKE_BDF);
 
-	fv.hold = false;
-	fake_carry_out(UINT32_MAX);
-	dp_rdma_reset();
-	dp_ctrlr_remove(KEY, done, NULL);
-	AWAIT(seen.dones == before + 1);
+	end_controller();
 	if (pool)
 		assert_int_equal(pool->in_use, 0);
-	dp_stop(done, NULL);
-	AWAIT(seen.dones == before + 2);
-	loop_close();
-	dp_rdma_fini();
-	assert_int_equal(fv.live, 0); /* nothing of verbs is left */
+	close_host();
 	assert_int_equal(fake.open, 0);
 	return 0;
 }
 
-/* -- a host */
-
-static void make_sqe(uint8_t *sqe, uint8_t opc, uint16_t cid, uint32_t bytes, uint64_t at)
+static void io(struct fake_peer *peer, uint8_t opc, uint16_t cid, uint64_t slba, uint32_t bytes, uint32_t at)
 {
-	uint64_t address = htole64(HOST_ADDRESS + at);
-
-	memset(sqe, 0, 64);
-	sqe[0] = opc;
-	sqe[1] = 0x40;
-	put16(sqe + 2, cid);
-	put32(sqe + 4, 1);
-	memcpy(sqe + 24, &address, 8);
-	put32(sqe + 32, bytes);
-	put32(sqe + 35, HOST_KEY);
-	sqe[39] = 0x40;
-}
-
-static void io(struct fake_peer *peer, uint8_t opc, uint16_t cid, uint64_t slba, uint32_t bytes, uint64_t at)
-{
-	uint8_t sqe[64];
-
-	make_sqe(sqe, opc, cid, bytes, at);
-	put32(sqe + 40, (uint32_t)slba);
-	put32(sqe + 48, bytes / FAKE_DISK_BLOCK - 1);
-	assert_true(fake_capsule(peer, sqe, sizeof(sqe)));
-}
-
-static uint16_t status_of(struct fake_peer *peer, uint16_t cid)
-{
-	struct fake_capsule capsule;
-
-	AWAIT(fake_inbox(peer));
-	capsule = fake_take(peer);
-	assert_int_equal(get16(capsule.cqe + 12), cid);
-	return get16(capsule.cqe + 14) >> 1;
-}
-
-static struct fake_peer *queue(uint16_t qid)
-{
-	struct dp_queue config = { .key = { KEY, qid }, .sqsize = 15, .sq_flow_control = true, .icd_max = 4096, .peer = "p" };
-	uint8_t data[56] = { 0 }, sqe[64 + 1024] = { 0 }, cqe[16] = { 0 };
-	struct fake_peer *peer;
-
-	put16(data + 2, qid);
-	put16(data + 4, 16);
-	put16(data + 6, 15);
-	peer = fake_connect(data, sizeof(data), 4);
-	AWAIT(seen.connected == qid && peer->accepted);
-	make_sqe(sqe, OPC_FABRICS, 1, 1024, 0);
-	sqe[39] = 0x01;
-	memset(sqe + 24, 0, 8);
-	assert_true(fake_capsule(peer, sqe, sizeof(sqe)));
-	AWAIT(seen.capsules == qid);
-	put16(cqe + 12, 1);
-	dp_rdma_adopt(seen.last.conn, &config, cqe, 5, on_adopted);
-	AWAIT(seen.adopted == qid);
-	assert_int_equal(seen.rc, 0);
-	assert_int_equal(status_of(peer, 1), 0);
-	return peer;
+	transfer(peer, opc, cid, slba, bytes, FAKE_DISK_BLOCK, at, SGL_KEYED);
 }
 
 static struct dp_staging staged(void)
