@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import Any
 import click
 import msgspec
 
-from nvmet_p2p import config
 from nvmet_p2p.cli import bench_tool
 from nvmet_p2p.cli.bench_tool import BenchError, Target
+from nvmet_p2p.cli.options import rpc_socket_option
 
 WORKLOADS = ("read", "write", "rw", "randread", "randwrite", "randrw")
 STAGING_TIMEOUT_S = 600.0  # a pool may have to be calibrated first
@@ -79,12 +78,7 @@ class Where(click.ParamType[Target]):
     "at --rpc-socket to set the namespace's policy, and to set it back.",
 )
 @click.option("--nsid", type=click.IntRange(1), default=1, show_default=True, help="Namespace of --staging.")
-@click.option(
-    "--rpc-socket",
-    type=click.Path(path_type=Path, resolve_path=True),
-    default=lambda: config.default_rpc_socket(os.environ, os.getuid()),
-    help="The daemon's Unix socket, for --staging.",
-)
+@rpc_socket_option("The daemon's Unix socket, for --staging.")
 @click.option(
     "--pairs", type=click.IntRange(1, 1000), default=7, show_default=True, help="Pairs of --against, --staging."
 )

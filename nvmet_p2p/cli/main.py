@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 import msgspec
@@ -13,11 +11,10 @@ import msgspec
 from nvmet_p2p import __version__, config
 from nvmet_p2p.cli import bench, p2p, setup
 from nvmet_p2p.cli.client import RpcClient
+from nvmet_p2p.cli.options import ABSOLUTE, SOCKET_DEFAULT, rpc_socket_option
 from nvmet_p2p.errors import ConfigError, NvmetP2PError
 
-ABSOLUTE = click.Path(path_type=Path, resolve_path=True)
-SOCKET_DEFAULT = "/run/nvmet-p2p/rpc.sock as root, $XDG_RUNTIME_DIR/nvmet-p2p/rpc.sock otherwise"
-Function = TypeVar("Function", bound=Callable[..., Any])
+client_option = rpc_socket_option(f"The daemon's Unix socket. [default: {SOCKET_DEFAULT}]")
 
 
 class Group(click.Group):
@@ -30,16 +27,6 @@ class Group(click.Group):
             raise click.UsageError(str(error)) from error
         except NvmetP2PError as error:
             raise click.ClickException(str(error)) from error
-
-
-def rpc_socket_option(command: Function) -> Function:
-    """``--rpc-socket`` as every client command takes it."""
-    return click.option(
-        "--rpc-socket",
-        type=ABSOLUTE,
-        default=lambda: config.default_rpc_socket(os.environ, os.getuid()),
-        help=f"The daemon's Unix socket. [default: {SOCKET_DEFAULT}]",
-    )(command)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -86,7 +73,7 @@ def _plain(value: Any) -> Any:
 
 
 @main.command()
-@rpc_socket_option
+@client_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of tables.")
 def status(rpc_socket: Path, as_json: bool) -> None:
     """Show what the target serves, to whom, and how much."""
@@ -101,7 +88,7 @@ def status(rpc_socket: Path, as_json: bool) -> None:
 
 
 @main.command()
-@rpc_socket_option
+@client_option
 @click.option("--timeout", "timeout_s", type=float, default=60.0, show_default=True, help="Seconds to wait.")
 @click.argument("method")
 @click.argument("params_json", required=False)
@@ -118,7 +105,7 @@ def rpc(rpc_socket: Path, timeout_s: float, method: str, params_json: str | None
 
 
 @main.command()
-@rpc_socket_option
+@client_option
 def openrpc(rpc_socket: Path) -> None:
     """Print the OpenRPC document of the running daemon's admin API."""
     with RpcClient(rpc_socket) as client:
@@ -126,7 +113,7 @@ def openrpc(rpc_socket: Path) -> None:
 
 
 @main.command()
-@rpc_socket_option
+@client_option
 @click.option("--listen", help="Address to listen on [default: the one of the default route, and 127.0.0.1]")
 @click.option("--port", type=click.IntRange(1, 65535), default=4420, show_default=True)
 @click.option("--discovery-port", type=click.IntRange(1, 65535), default=8009, show_default=True)

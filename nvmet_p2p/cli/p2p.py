@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -11,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 import msgspec
 
-from nvmet_p2p import config
 from nvmet_p2p.cli.client import RpcClient, RpcConnectionError
+from nvmet_p2p.cli.options import rpc_socket_option
 from nvmet_p2p.errors import NvmetP2PError
 
 if TYPE_CHECKING:
@@ -35,16 +34,7 @@ def _source_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--sysfs", type=FOLDER, help="Ask no daemon; read this tree (/sys, or one recorded elsewhere)."),
     ):
         command = option(command)
-    return _socket_option(command)
-
-
-def _socket_option(command: Callable[..., None]) -> Callable[..., None]:
-    return click.option(
-        "--rpc-socket",
-        type=click.Path(path_type=Path, resolve_path=True),
-        default=lambda: config.default_rpc_socket(os.environ, os.getuid()),
-        help="The daemon's Unix socket.",
-    )(command)
+    return rpc_socket_option()(command)
 
 
 @click.group("p2p")
@@ -86,7 +76,7 @@ def show_findings(ctx: click.Context, rpc_socket: Path, sysfs: Path | None, proc
 
 
 @command.command("staging")
-@_socket_option
+@rpc_socket_option()
 @click.option("--nqn", help="One subsystem.")
 @click.option("--nsid", type=int, help="One namespace of it.")
 @click.option("--json", "as_json", is_flag=True, help="The daemon's answer as JSON.")
@@ -98,7 +88,7 @@ def show_staging(rpc_socket: Path, nqn: str | None, nsid: int | None, as_json: b
 
 
 @command.command("pools")
-@_socket_option
+@rpc_socket_option()
 @click.option("--json", "as_json", is_flag=True, help="The daemon's answer as JSON.")
 def show_pools(rpc_socket: Path, as_json: bool) -> None:
     """Show the pools that data is staged in: how large, how full, how fast, and those that were lost."""
@@ -108,7 +98,7 @@ def show_pools(rpc_socket: Path, as_json: bool) -> None:
 
 
 @command.command("set")
-@_socket_option
+@rpc_socket_option()
 @click.option("--strict", is_flag=True, help="Never host memory instead; refused if that cannot be kept.")
 @click.option("--nqn", help="For this subsystem [default: for the target]")
 @click.option("--nsid", type=int, help="For this namespace of it.")
@@ -127,7 +117,7 @@ def set_policy(
 
 
 @command.command("calibrate")
-@_socket_option
+@rpc_socket_option()
 @click.option("--pool", help="One pool [default: all in use]")
 @click.option("--bdev", help="One bdev [default: all that use the pools]")
 @click.option("--json", "as_json", is_flag=True, help="The daemon's answer as JSON.")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 import msgspec
 
-from nvmet_p2p import config
 from nvmet_p2p.cli.client import RpcClient
+from nvmet_p2p.cli.options import rpc_socket_option
 from nvmet_p2p.errors import NvmetP2PError
 
 if TYPE_CHECKING:
@@ -22,12 +22,7 @@ ASK_S: Final = 5.0
 
 
 @click.group("setup")
-@click.option(
-    "--rpc-socket",
-    type=click.Path(path_type=Path, resolve_path=True),
-    default=lambda: config.default_rpc_socket(os.environ, os.getuid()),
-    help="The daemon's Unix socket: what it serves is not taken away.",
-)
+@rpc_socket_option("The daemon's Unix socket: what it serves is not taken away.")
 @click.option(
     "--record-dir", type=FOLDER, default=Path("/var/lib/nvmet-p2p"), show_default=True, help="Holds setup.json."
 )
