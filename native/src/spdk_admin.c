@@ -378,8 +378,19 @@ static void on_event(void *arg, const struct spdk_nvme_cpl *cpl)
 		c->rescan = true;
 }
 
-static void nobody(void *arg, const struct spdk_nvme_cpl *cpl)
+static void complain(struct sctrl *c)
 {
+	if (!atomic_exchange(&c->complaining, true))
+		admin_send(&c->complain);
+}
+
+/* That it was too late to abort anything is no error. */
+static void on_aborted(void *arg, const struct spdk_nvme_cpl *cpl)
+{
+	struct sctrl *c = arg;
+
+	if ((cpl->status.sct || cpl->status.sc) && c->state == CS_READY)
+		complain(c);
 }
 
 struct abortion {
@@ -395,14 +406,8 @@ static void abort_one(struct task *task)
 
 	for (unsigned i = 0; i < a->c->n && a->c->state == CS_READY; i++)
 		if (a->c->qp[i].made == a->q)
-			spdk_nvme_ctrlr_cmd_abort(a->c->c, a->q, a->cid, nobody, NULL);
+			spdk_nvme_ctrlr_cmd_abort(a->c->c, a->q, a->cid, on_aborted, a->c);
 	free(a);
-}
-
-static void complain(struct sctrl *c)
-{
-	if (!atomic_exchange(&c->complaining, true))
-		admin_send(&c->complain);
 }
 
 static void on_timeout(void *arg, struct spdk_nvme_ctrlr *ctrlr, struct spdk_nvme_qpair *q, uint16_t cid)
@@ -755,8 +760,22 @@ static bool device_gone(struct sctrl *c)
 	return (device && spdk_pci_device_is_removed(device)) || !device_there(c, &ours);
 }
 
+/* Once a second, as they come in crowds. */
+static void tell_timeouts(struct sctrl *c, uint64_t now)
+{
+	uint64_t timeouts = atomic_load(&c->timeouts);
+
+	if (timeouts == c->told_timeouts || now < c->told_ns + S_NS)
+		return;
+	log_warning("spdk.timeout", "%s: %" PRIu64 " commands have taken longer than they may", c->name,
+		    timeouts - c->told_timeouts);
+	c->told_timeouts = timeouts;
+	c->told_ns = now;
+}
+
 static void step_ready(struct sctrl *c, uint64_t now)
 {
+	tell_timeouts(c, now);
 	if (c->dma && device_gone(c)) {
 		removed(c);
 		return;

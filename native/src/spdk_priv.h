@@ -161,6 +161,7 @@ struct sctrl {
 	uint32_t mdts_bytes;
 	uint64_t resets;
 	_Atomic uint64_t timeouts;
+	uint64_t told_timeouts, told_ns; /* spdk-admin: so many, and when, in the log */
 	LIST_HEAD(, sns) namespaces;
 	LIST_HEAD(, dp_spdk_hold) holds;
 	unsigned bdevs; /* control thread */

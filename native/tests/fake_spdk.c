@@ -478,13 +478,6 @@ void spdk_nvme_ctrlr_fail(struct spdk_nvme_ctrlr *c)
 	c->failed = true;
 }
 
-int spdk_nvme_ctrlr_cmd_abort(struct spdk_nvme_ctrlr *c, struct spdk_nvme_qpair *q, uint16_t cid, spdk_nvme_cmd_cb cb, void *arg)
-{
-	mine(c);
-	fake.aborts++;
-	return 0;
-}
-
 static struct cmd *cmd_new(int op, spdk_nvme_cmd_cb cb, void *arg)
 {
 	struct cmd *cmd = calloc(1, sizeof(*cmd));
@@ -494,6 +487,17 @@ static struct cmd *cmd_new(int op, spdk_nvme_cmd_cb cb, void *arg)
 	cmd->cb = cb;
 	cmd->arg = arg;
 	return cmd;
+}
+
+int spdk_nvme_ctrlr_cmd_abort(struct spdk_nvme_ctrlr *c, struct spdk_nvme_qpair *q, uint16_t cid, spdk_nvme_cmd_cb cb, void *arg)
+{
+	struct cmd *cmd = cmd_new(OP_ADMIN, cb, arg);
+
+	mine(c);
+	fake.aborts++;
+	cmd->status = fake.refuse_aborts ? 0x103 : 0; /* Abort Command Limit Exceeded */
+	TAILQ_INSERT_TAIL(&c->admin, cmd, link);
+	return 0;
 }
 
 int spdk_nvme_ctrlr_cmd_admin_raw(struct spdk_nvme_ctrlr *c, struct spdk_nvme_cmd *from, void *buf, uint32_t len,

@@ -26,6 +26,7 @@ struct fake_spdk {
 	_Atomic unsigned status, statuses; /* the next so many I/O commands end with that (sct << 8 | sc, 1 << 16: DNR) */
 	_Atomic bool refuse_zeroes;
 	_Atomic bool time_out;    /* the next poll of a queue pair with a command calls the timeout callback */
+	_Atomic bool refuse_aborts;
 	_Atomic unsigned io_queues; /* that the controller grants */
 	_Atomic unsigned active;  /* bit mask of namespaces */
 	_Atomic bool event;       /* namespace attributes have changed */
