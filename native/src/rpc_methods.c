@@ -186,6 +186,7 @@ static const struct rpc_param nvme_attach_params[] = {
 	{AT(rpc_nvme_attach, ctrlr_loss_timeout_sec), .type = RPC_I32, .preset = (uint64_t)INT32_MIN},
 	{AT(rpc_nvme_attach, reconnect_delay_sec), .type = RPC_U32, .preset = UINT32_MAX},
 	{AT(rpc_nvme_attach, fast_io_fail_timeout_sec), .type = RPC_U32, .preset = UINT32_MAX},
+	{AT(rpc_nvme_attach, namespaces), .type = RPC_ARRAY},
 	{0},
 };
 #define AS_IT_IS UINT64_MAX /* of what is left out */

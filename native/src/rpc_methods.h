@@ -89,6 +89,7 @@ struct rpc_nvme_attach {
 	bool hdgst, ddgst;
 	int32_t ctrlr_loss_timeout_sec;
 	uint32_t reconnect_delay_sec, fast_io_fail_timeout_sec;
+	const json_t *namespaces;
 };
 struct rpc_nvme_options {
 	const char *action_on_timeout;

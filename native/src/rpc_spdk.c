@@ -148,6 +148,32 @@ static json_t *params_of(const struct rpc_nvme_attach *p)
 	return params;
 }
 
+/* [{"nsid": 1, "identity": "..."}, ...] */
+static int known_of(const json_t *rows, struct dp_spdk_identity **known, char err[DP_ERR_MAX])
+{
+	size_t i, n = json_array_size(rows);
+	const json_t *row;
+
+	*known = n ? calloc(n, sizeof(**known)) : NULL;
+	if (n && !*known)
+		return -ENOMEM;
+	json_array_foreach (rows, i, row) {
+		const json_t *nsid = json_object_get(row, "nsid");
+		const char *text = json_string_value(json_object_get(row, "identity"));
+
+		if (!json_is_integer(nsid) || json_integer_value(nsid) < 1 || json_integer_value(nsid) >= UINT32_MAX || !text ||
+		    strlen(text) > DP_SPDK_IDENTITY_MAX) {
+			snprintf(err, DP_ERR_MAX, "namespaces: expected members nsid, and identity of %d bytes at most",
+				 DP_SPDK_IDENTITY_MAX);
+			free(*known);
+			return -EINVAL;
+		}
+		(*known)[i].nsid = (uint32_t)json_integer_value(nsid);
+		memcpy((*known)[i].text, text, strlen(text));
+	}
+	return 0;
+}
+
 void rpc_nvme_attach(struct rpc_request *request, const void *params)
 {
 	const struct rpc_nvme_attach *p = params;
@@ -166,7 +192,10 @@ void rpc_nvme_attach(struct rpc_request *request, const void *params)
 		.ddgst = p->ddgst,
 		.own_times = true,
 	};
+	struct dp_spdk_identity *known;
+	char err[DP_ERR_MAX] = "";
 	struct attaching *at;
+	int rc;
 
 	dp_spdk_get_options(&times);
 	attach.ctrlr_loss_timeout_sec =
@@ -184,16 +213,25 @@ void rpc_nvme_attach(struct rpc_request *request, const void *params)
 		rpc_fail(request, -EEXIST, "a controller named %.60s exists already", p->name);
 		return;
 	}
+	rc = known_of(p->namespaces, &known, err);
+	if (rc < 0) {
+		rpc_finish(request, rc, err[0] ? err : NULL);
+		return;
+	}
 	at = calloc(1, sizeof(*at));
 	if (!at) {
+		free(known);
 		rpc_finish(request, -ENOMEM, NULL);
 		return;
 	}
+	attach.known = known;
+	attach.num_known = json_array_size(p->namespaces);
 	at->request = request;
 	snprintf(at->name, sizeof(at->name), "%s", p->name);
 	json_object_set_new(attached, p->name, params_of(p));
 	dp_spdk_watch(ctrlr_changed);
 	dp_spdk_attach(&attach, attach_over, at);
+	free(known);
 }
 
 /* -- detach ---------------------------------------------------------------------------------------------------------- */

@@ -33,6 +33,12 @@ void dp_spdk_stop(void (*done)(void *arg), void *arg);
 
 /* -- controllers */
 
+/* What tells a namespace from all others: the drive's vendor and serial number, its own UUID, NGUID or EUI-64. */
+struct dp_spdk_identity {
+	uint32_t nsid;
+	char text[DP_SPDK_IDENTITY_MAX + 1];
+};
+
 struct dp_spdk_attach {
 	const char *name, *trtype, *traddr; /* PCIe: traddr is the BDF */
 	const char *adrfam, *trsvcid, *subnqn, *hostnqn, *hostaddr, *hostsvcid; /* TCP; NULL: SPDK's own choice */
@@ -41,6 +47,9 @@ struct dp_spdk_attach {
 	int32_t ctrlr_loss_timeout_sec; /* gives up reconnecting after it; -1: never, 0: at once */
 	uint32_t reconnect_delay_sec;   /* between attempts */
 	uint32_t fast_io_fail_timeout_sec; /* I/O waits no longer for a reconnect; 0: as ctrlr_loss_timeout_sec */
+	/* Namespaces that are known from before: another one in the place of one of them is refused. */
+	const struct dp_spdk_identity *known;
+	size_t num_known;
 };
 
 struct dp_spdk_ns {
@@ -49,8 +58,7 @@ struct dp_spdk_ns {
 	struct dp_bdev_facts facts;
 	char refused[DP_ERR_MAX]; /* why it cannot be a back end; "" : it can */
 	char uuid[40];            /* its UUID, or its NGUID in that form; "": none */
-	/* What tells it from all others: the drive's vendor and serial number, its own UUID, NGUID or EUI-64. */
-	char identity[DP_SPDK_IDENTITY_MAX + 1];
+	char identity[DP_SPDK_IDENTITY_MAX + 1]; /* of the one that it is, or should be */
 };
 
 enum dp_spdk_state { DP_SPDK_ENABLED, DP_SPDK_RESETTING, DP_SPDK_FAILED, DP_SPDK_REMOVED };

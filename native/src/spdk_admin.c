@@ -305,9 +305,20 @@ static struct sns *found(struct sctrl *c, uint32_t nsid, struct spdk_nvme_ns *fr
 	};
 	name_of(ns->uuid, from);
 	identity_of(ns->identity, c, from);
-	if (!ns->refused[0])
+	for (size_t i = 0; i < c->num_known; i++)
+		if (c->known[i].nsid == nsid && strcmp(c->known[i].text, ns->identity) != 0) {
+			memcpy(ns->identity, c->known[i].text, sizeof(ns->identity));
+			ns->hollow = true;
+		}
+	if (!ns->refused[0] && !ns->hollow)
 		ns->pass = nvme_pass_open_call(ns_call, ns, nsid, ns->shift);
 	return ns;
+}
+
+static bool is(const struct sns *ns, struct spdk_nvme_ns *from, char identity[DP_SPDK_IDENTITY_MAX + 1])
+{
+	identity_of(identity, ns->c, from);
+	return strcmp(identity, ns->identity) == 0;
 }
 
 /* Is it the one that was found at first? The host of that one must never see the bytes of another. */
@@ -315,8 +326,7 @@ static bool same(struct sns *ns, struct spdk_nvme_ns *from)
 {
 	char identity[DP_SPDK_IDENTITY_MAX + 1], why[DP_ERR_MAX] = "";
 
-	identity_of(identity, ns->c, from);
-	if (strcmp(identity, ns->identity) != 0) {
+	if (!is(ns, from, identity)) {
 		snprintf(why, sizeof(why), "namespace %u is another one than before: '%s', and was '%s'", ns->nsid, identity,
 			 ns->identity);
 		if (!ns->stranger[0])
@@ -331,6 +341,7 @@ static bool same(struct sns *ns, struct spdk_nvme_ns *from)
 /* What is there now, against what was there. */
 static void scan(struct sctrl *c)
 {
+	char identity[DP_SPDK_IDENTITY_MAX + 1];
 	struct sns *ns;
 
 	for (uint32_t nsid = spdk_nvme_ctrlr_get_first_active_ns(c->c); nsid;
@@ -340,6 +351,13 @@ static void scan(struct sctrl *c)
 		LIST_FOREACH(ns, &c->namespaces, link) /* only this thread adds */
 			if (ns->nsid == nsid)
 				break;
+		if (from && ns && ns->hollow && is(ns, from, identity)) { /* the right one has come */
+			pthread_mutex_lock(&c->lock);
+			LIST_REMOVE(ns, link);
+			LIST_INSERT_HEAD(&c->former, ns, link); /* somebody may be looking at it */
+			pthread_mutex_unlock(&c->lock);
+			ns = NULL;
+		}
 		if (ns || !from)
 			continue;
 		ns = found(c, nsid, from);
@@ -352,7 +370,7 @@ static void scan(struct sctrl *c)
 		struct spdk_nvme_ns *from =
 			spdk_nvme_ctrlr_is_active_ns(c->c, ns->nsid) ? spdk_nvme_ctrlr_get_ns(c->c, ns->nsid) : NULL;
 
-		if (from && (!same(ns, from) || spdk_nvme_ns_get_sector_size(from) != ns->facts.block_size))
+		if (from && (!same(ns, from) || ns->hollow || spdk_nvme_ns_get_sector_size(from) != ns->facts.block_size))
 			from = NULL; /* not what it was, or formatted otherwise */
 		atomic_store(&ns->ns, from);
 		atomic_store(&ns->blocks, from ? spdk_nvme_ns_get_num_sectors(from) : 0);

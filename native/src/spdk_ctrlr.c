@@ -35,7 +35,7 @@ static void ctrlr_free(struct sctrl *c)
 	struct sns *ns;
 
 	LIST_REMOVE(c, link);
-	while ((ns = LIST_FIRST(&c->namespaces))) {
+	while ((ns = LIST_FIRST(&c->namespaces)) || (ns = LIST_FIRST(&c->former))) {
 		LIST_REMOVE(ns, link);
 		nvme_pass_close(ns->pass);
 		free(ns);
@@ -43,6 +43,7 @@ static void ctrlr_free(struct sctrl *c)
 	for (unsigned i = 0; i < c->n; i++)
 		spdk_dma_free(c->qp[i].memory);
 	pthread_mutex_destroy(&c->lock);
+	free(c->known);
 	free(c);
 }
 
@@ -177,6 +178,14 @@ static struct sctrl *ctrlr_new(const struct dp_spdk_attach *a, int *rc, char err
 	*rc = parse_address(c, a, err);
 	if (*rc == 0)
 		*rc = check_timeouts(&c->options, err);
+	if (*rc == 0 && a->num_known) {
+		c->known = calloc(a->num_known, sizeof(*c->known));
+		c->num_known = a->num_known;
+		if (c->known)
+			memcpy(c->known, a->known, a->num_known * sizeof(*c->known));
+		else
+			*rc = -ENOMEM;
+	}
 	if (*rc < 0) {
 		free(c);
 		return NULL;

@@ -65,6 +65,7 @@ struct sns {
 	_Atomic bool no_zeroes; /* the drive has refused it */
 	struct nvme_pass *pass; /* NULL: the drive has no Compare, Verify or Copy */
 	char refused[DP_ERR_MAX], uuid[40], identity[DP_SPDK_IDENTITY_MAX + 1];
+	bool hollow;               /* it was another one when it was found: nothing of the above is of this one */
 	char stranger[DP_ERR_MAX]; /* under the controller's lock: what is in its place now; "": nothing else */
 	LIST_ENTRY(sns) link;
 };
@@ -136,6 +137,8 @@ struct sctrl {
 	struct spdk_nvme_transport_id trid;
 	bool hdgst, ddgst, dma;
 	struct dp_spdk_options options;
+	struct dp_spdk_identity *known;
+	size_t num_known;
 	/* spdk-admin's */
 	struct spdk_nvme_ctrlr *c;
 	struct spdk_nvme_ctrlr_opts opts;
@@ -162,7 +165,7 @@ struct sctrl {
 	uint64_t resets;
 	_Atomic uint64_t timeouts;
 	uint64_t told_timeouts, told_ns; /* spdk-admin: so many, and when, in the log */
-	LIST_HEAD(, sns) namespaces;
+	LIST_HEAD(, sns) namespaces, former; /* former: hollow ones, when the right one had come */
 	LIST_HEAD(, dp_spdk_hold) holds;
 	unsigned bdevs; /* control thread */
 	bool attached, leaving; /* the same: it was found; it is being detached */

@@ -729,6 +729,44 @@ static void test_another_drive(void **state)
 	free(ask.data);
 }
 
+/* Which namespaces there were before this process, or this attachment, is said with it. */
+static void test_known_before(void **state)
+{
+	static const struct dp_spdk_identity known[] = {{ 1, "0000.FAKE0001" },
+							{ 2, "ab000000-0000-0000-0000-000000000001" },
+							{ 7, "nobody" }};
+	const struct dp_bdev_config one = { .kind = DP_BDEV_SPDK, .name = "Nn1", .ctrlr = "N", .nsid = 1 };
+	struct ask ask = { .data = malloc(4096) };
+	struct dp_spdk_attach attach = tcp();
+	struct dp_bdev_facts facts;
+	struct bdev *bdev;
+
+	attach.known = known;
+	attach.num_known = DP_ARRAY_LEN(known);
+	fake.drive = '2';
+	assert_int_equal(attach_with(&attach), 0);
+	is_another("0000.FAKE0001");
+	assert_int_equal(dp_bdev_create(&one, &facts, err), -ENODEV);
+	assert_non_null(strstr(err, "0000.FAKE0002"));
+	bdev = bdev_create("Nn2", 2);
+	bdev_delete("Nn2");
+	for (int i = 0; i < 2; i++) {
+		fake.drive = '1';
+		fake.event = true;
+		await(&seen.told, 2 * (unsigned)i + 1);
+		bdev = bdev_create("Nn1", 1);
+		assert_true(nvme_pass_can(bdev->nvme, NVME_PASS_COMPARE)); /* what it can was found out of the right one */
+		assert_int_equal(ask_once(&ask, bdev, BDEV_READ, 0, 512), 0);
+		bdev_delete("Nn1");
+		fake.drive = '2';
+		fake.event = true;
+		await(&seen.told, 2 * (unsigned)i + 2);
+		is_another("0000.FAKE0001");
+	}
+	assert_int_equal(detach(), 0);
+	free(ask.data);
+}
+
 /* A target may have another serial number after each start; what namespaces are called themselves counts, if they are. */
 static void test_another_target(void **state)
 {
@@ -881,6 +919,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_back_with_too_few_queues, start, stop),
 		cmocka_unit_test_setup_teardown(test_another_drive, start, stop),
 		cmocka_unit_test_setup_teardown(test_another_target, start, stop),
+		cmocka_unit_test_setup_teardown(test_known_before, start, stop),
 		cmocka_unit_test_setup_teardown(test_namespaces_change, start, stop),
 		cmocka_unit_test_setup_teardown(test_own_commands, start, stop),
 		cmocka_unit_test_setup_teardown(test_health, start, stop),
