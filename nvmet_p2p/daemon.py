@@ -38,7 +38,7 @@ from nvmet_p2p.target.config import BdevConfig, BdevFacts, ListenAddress, NvmeHo
 from nvmet_p2p.target.features import Done
 from nvmet_p2p.target.operations import bdevs_on
 from nvmet_p2p.target.operations_bdev import create_bdev
-from nvmet_p2p.target.operations_nvme import bdevs_of, declare_found, namespace_of
+from nvmet_p2p.target.operations_nvme import bdevs_of, declare_found, namespace_of, with_identities
 from nvmet_p2p.target.target import ControllerInfo as TargetControllerInfo
 from nvmet_p2p.wire.spec import Status
 from nvmet_p2p.wire.sqe import Sqe
@@ -243,6 +243,7 @@ class Daemon:
                 bound[address] = self.fabric.listeners.bind(address)
                 undo.callback(bound[address].close)
             await self.staging.admit(self._config, new, {**self._facts, **facts})
+            new = with_identities(new, facts.values())
             try:
                 await asyncio.to_thread(self._store.save, new)
             except StateError as error:
@@ -309,6 +310,7 @@ class Daemon:
             found = await (self.dataplane.bdev_rescan(config) if opened else self._open_bdev(config, self._config))
             self.staging.wake()
             self._facts[name] = found
+            await self._learn(found)
             self.target.set_bdev(name, found, self.clock.monotonic())
             await self.fabric.effects.settle()
 
@@ -509,10 +511,22 @@ class Daemon:
                 log.error("bdev.absent", bdev=bdev.name, note="its namespaces come when it does", reason=error.message)
             return
         self._facts[bdev.name] = found
+        await self._learn(found)
         self.target.set_bdev(bdev.name, found, self.clock.monotonic())
         self.staging.wake()
         if not first:
             log.info("bdev.present", bdev=bdev.name)
+
+    async def _learn(self, found: BdevFacts) -> None:
+        """Which namespace an nvme bdev is that was opened for the first time."""
+        known = with_identities(self._config, [found])
+        if known is self._config:
+            return
+        self._config = known
+        try:
+            await asyncio.to_thread(self._store.save, known)
+        except StateError as error:  # the next commit writes it as well
+            log.error("nvme.not_saved", bdev=found.name, reason=str(error))
 
     async def _try_bind(self, address: ListenAddress, *, first: bool = False) -> None:
         sock = None

@@ -8,9 +8,9 @@ its own and can be given all of it again at any time.
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from nvmet_p2p.p2p.choice import Calibration
 from nvmet_p2p.p2p.vfio import VfioMemory
@@ -245,6 +245,9 @@ class RdmaStatus:
     devices: tuple[dict[str, Any], ...] = ()
 
 
+NOTHING_KNOWN: Final[Mapping[int, str]] = {}
+
+
 @dataclass(frozen=True, slots=True)
 class SpdkStatus:
     """Whether the data plane can drive NVMe controllers itself, and why not; ``active``: it does."""
@@ -257,12 +260,16 @@ class SpdkStatus:
 
 @dataclass(frozen=True, slots=True)
 class NvmeNamespace:
-    """A namespace of a controller: the name of its bdev, its UUID (or ""), and why it cannot be a bdev (or "")."""
+    """A namespace of a controller: the name of its bdev, its UUID (or ""), and why it cannot be a bdev (or "").
+
+    ``identity`` tells it from all others, on other drives too.
+    """
 
     name: str
     nsid: int
     uuid: str = ""
     refused: str = ""
+    identity: str = ""
 
 
 class DataPlaneEvents(Protocol):
@@ -351,9 +358,10 @@ class PoolPlane(Protocol):
 class NvmePlane(Protocol):
     """NVMe controllers of the data plane's own. Methods that fail raise ``OperatorError`` with a negated errno."""
 
-    async def attach(self, controller: NvmeControllerConfig) -> None:
+    async def attach(self, controller: NvmeControllerConfig, known: Mapping[int, str] = NOTHING_KNOWN) -> None:
         """Takes the controller; its namespaces can be opened then (``bdev_create``). -ENODEV: it is not there.
 
+        ``known``: identities of namespaces by NSID; another one in the place of one of them is refused.
         -ENOTSUP: the data plane is built without SPDK. One that is attached already in the same way is no error.
         """
         ...

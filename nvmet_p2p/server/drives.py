@@ -90,11 +90,13 @@ class Drives:
             self._left.discard(name)
 
     async def _attach(self, controller: NvmeControllerConfig) -> None:
+        bdevs = bdevs_of(self._model(), controller.name)
+        known = {bdev.nsid: bdev.identity for bdev in bdevs if bdev.identity}
         if controller.trtype != "PCIe":
-            await self._nvme().attach(controller)
+            await self._nvme().attach(controller, known)
             return
         async with self._changing(controller.traddr):
-            await self._nvme().attach(controller)
+            await self._nvme().attach(controller, known)
         self._addresses[controller.name] = controller.traddr
 
     async def _detach(self, name: str) -> None:

@@ -67,12 +67,13 @@ def keep_protection(old: TargetConfig, new: TargetConfig) -> TargetConfig:
 
 
 def keep_namespaces(old: TargetConfig, new: TargetConfig) -> TargetConfig:
-    """``new`` with the namespaces that controllers were found to have meanwhile: they go with their controller only."""
-    kept = {
-        name: bdev
-        for name, bdev in old.bdevs.items()
-        if bdev.kind == "nvme" and name not in new.bdevs and bdev.controller in new.nvme_controllers
-    }
+    """``new`` with what controllers were found to have meanwhile, and to be: it goes with the controller only."""
+    there = [bdev for bdev in old.bdevs.values() if bdev.kind == "nvme" and bdev.controller in new.nvme_controllers]
+    kept = {bdev.name: bdev for bdev in there if bdev.name not in new.bdevs}
+    for bdev in there:
+        now = new.bdevs.get(bdev.name)
+        if now is not None and now.kind == "nvme" and bdev.identity and not now.identity:
+            kept[bdev.name] = replace(now, identity=bdev.identity)
     return replace(new, bdevs=new.bdevs | kept) if kept else new
 
 

@@ -163,7 +163,8 @@ def _bdev_calls(config: TargetConfig) -> Iterator[Call]:
         yield {"method": "bdev_nvme_attach_controller", "params": controller_params(controller)}
     for bdev in config.bdevs.values():
         if bdev.kind == "nvme":
-            yield _call("p2p_nvme_expect_namespace", name=bdev.name, uuid=bdev.uuid)
+            known = {"identity": bdev.identity} if bdev.identity else {}
+            yield _call("p2p_nvme_expect_namespace", name=bdev.name, uuid=bdev.uuid, **known)
         else:
             yield {"method": f"bdev_{bdev.kind}_create", "params": _bdev_params(bdev)}
         limits = {name: getattr(bdev, name) for name in QOS_LIMITS if getattr(bdev, name)}

@@ -23,8 +23,9 @@ class BdevConfig(msgspec.Struct, frozen=True, kw_only=True):
     the operator did not give is made when the bdev is created and kept from then on. ``base`` is the name of the bdev
     below a delay or error bdev; ``latencies_us`` are those of a delay bdev: average read, p99 read, average write, p99
     write. ``provider`` is the PCI address of the drive, or the name of the emulated pool, whose memory a cmb bdev is.
-    ``controller`` and ``nsid`` say which namespace of a controller of the data plane's own an nvme bdev is. The limits
-    (``QOS_LIMITS``) are 0 where there is none.
+    ``controller`` and ``nsid`` say which namespace of a controller of the data plane's own an nvme bdev is, and
+    ``identity`` how it identified itself when it was first opened ("": it never was): another one in its place is
+    refused. The limits (``QOS_LIMITS``) are 0 where there is none.
     """
 
     name: str
@@ -43,6 +44,7 @@ class BdevConfig(msgspec.Struct, frozen=True, kw_only=True):
     provider: str = ""
     controller: str = ""
     nsid: int = 0
+    identity: str = ""
     rw_ios_per_sec: int = 0
     rw_mbytes_per_sec: int = 0
     r_mbytes_per_sec: int = 0
@@ -244,3 +246,4 @@ class BdevFacts(msgspec.Struct, frozen=True, kw_only=True):
     write_zeroes: bool = True  # faster than writing zeroes
     optimal_io_boundary: int = 0  # blocks, 0 = none
     physical_block_size: int = 0  # bytes, 0 = block_size
+    identity: str = ""  # of the namespace that an nvme bdev is

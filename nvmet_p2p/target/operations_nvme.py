@@ -20,7 +20,14 @@ from nvmet_p2p import limits
 from nvmet_p2p.errors import OperatorError
 from nvmet_p2p.p2p.sysfs import normal_bdf
 from nvmet_p2p.target import requests_nvme as req
-from nvmet_p2p.target.config import BdevConfig, NvmeControllerConfig, NvmeHotplug, NvmeOptions, TargetConfig
+from nvmet_p2p.target.config import (
+    BdevConfig,
+    BdevFacts,
+    NvmeControllerConfig,
+    NvmeHotplug,
+    NvmeOptions,
+    TargetConfig,
+)
 from nvmet_p2p.target.operations import Change, Operation, bdevs_on, claims, find_bdev
 from nvmet_p2p.target.validate import DISCOVERY_NQN, failed, name_fault, nqn_fault, parse_uuid, unsupported
 
@@ -51,12 +58,33 @@ def bdevs_of(config: TargetConfig, controller: str) -> list[BdevConfig]:
     return [bdev for bdev in config.bdevs.values() if bdev.kind == "nvme" and bdev.controller == controller]
 
 
-def declare(create: Create, config: TargetConfig, name: str, uuid: str) -> Change:
+def another(bdev: BdevConfig, identity: str) -> str:
+    """Why the namespace that is there now is not the one that ``bdev`` is; "" if it is, or if nobody knows."""
+    if not identity or not bdev.identity or identity == bdev.identity:
+        return ""
+    return (
+        f"{bdev.name}: another namespace is in its place: {identity!r} instead of {bdev.identity!r}; to use that one, "
+        f"detach controller {bdev.controller!r} and attach it"
+    )
+
+
+def with_identities(config: TargetConfig, found: Iterable[BdevFacts]) -> TargetConfig:
+    """``config`` with the identities of namespaces that were opened for the first time; the same object if none was."""
+    learned = {
+        facts.name: replace(bdev, identity=facts.identity)
+        for facts in found
+        if facts.identity and (bdev := config.bdevs.get(facts.name)) is not None and not bdev.identity
+    }
+    return replace(config, bdevs=config.bdevs | learned) if learned else config
+
+
+def declare(create: Create, config: TargetConfig, name: str, uuid: str, identity: str = "") -> Change:
     """The namespace becomes a bdev. Raises ``OperatorError``: there is no such controller, or the name is taken."""
     found = namespace_of(config, name)
     if found is None:
         raise failed(errno.ENODEV, f"params.name: {name!r} is no namespace of a controller that is attached")
-    return create(config, BdevConfig(name=name, kind="nvme", uuid=uuid, controller=found[0], nsid=found[1]))
+    bdev = BdevConfig(name=name, kind="nvme", uuid=uuid, controller=found[0], nsid=found[1], identity=identity)
+    return create(config, bdev)
 
 
 def declare_found(
@@ -86,7 +114,12 @@ def operations(create: Create, without: Without) -> Mapping[str, Operation]:
     def expect(config: TargetConfig, p: req.ExpectNamespace) -> Change:
         known = config.bdevs.get(p.name)
         if known is None or known.kind != "nvme":
-            return declare(create, config, p.name, p.uuid)
+            return declare(create, config, p.name, p.uuid, p.identity)
+        if fault := another(known, p.identity):
+            raise failed(errno.ENODEV, fault)
+        if p.identity:
+            known = replace(known, identity=p.identity)
+            config = replace(config, bdevs=config.bdevs | {known.name: known})
         return _with_uuid(config, known, parse_uuid(p.uuid, "params.uuid") if p.uuid else "")
 
     def detach(config: TargetConfig, p: req.ControllerPath) -> Change:

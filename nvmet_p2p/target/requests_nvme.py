@@ -117,6 +117,10 @@ class ExpectNamespace(BdevCreate, frozen=True, kw_only=True):
     """p2p_nvme_expect_namespace"""
 
     name: Annotated[str, doc("Name of the bdev: that of the controller, 'n' and the namespace's ID")]
+    identity: Annotated[
+        Annotated[str, Meta(max_length=79)],
+        doc("How the namespace identifies itself; another one in its place is refused. Empty: whatever is found first"),
+    ] = ""
 
 
 class SetOptions(Request, frozen=True, kw_only=True):

@@ -273,3 +273,27 @@ def test_namespaces_come_and_change(front: SpdkDaemon) -> None:
     with contextlib.suppress(RpcError):
         front.rpc("bdev_nvme_reset_controller", name="Far")
     assert list(bdevs(front)) == ["Farn1"]
+
+
+def test_another_namespace_in_its_place(front: SpdkDaemon) -> None:
+    """Hosts never see its bytes, also not after a restart of all parts; the right one is welcome again."""
+    behind = front.back.subsystem(Ns())
+    right = behind.bdevs[1][0]
+    front.attach("Far", behind)
+    tree = serve(front, "Farn1")
+    assert tree.started().io().write(0, 1, pattern(1)).status == nvme.OK
+    behind.remove(1)
+    eventually(lambda: "Farn1" not in bdevs(front), "it is gone", 60.0)
+    assert behind.add(Ns()) == 1
+    assert behind.started().io().write(0, 1, pattern(9)).status == nvme.OK
+    eventually(lambda: "refused_namespaces" in controller(front, "Far"), "another one is there", 60.0)
+    assert front.rpc("p2p_get_status")["absent_bdevs"] == ["Farn1"]
+    assert tree.started().io().read(0, 1, BLOCK).status == nvme.INVALID_NAMESPACE
+    front.restart()  # now it is another one than the configuration says
+    assert "is another one than before" in controller(front, "Far")["reason"]
+    assert front.rpc("p2p_get_status")["absent_bdevs"] == ["Farn1"]
+    assert tree.started().io().read(0, 1, BLOCK).status == nvme.INVALID_NAMESPACE
+    behind.remove(1)
+    behind.rpc("nvmf_subsystem_add_ns", namespace={"bdev_name": right})
+    eventually(lambda: "Farn1" in bdevs(front), "the right one is back", 60.0)
+    assert tree.started().io().read(0, 1, BLOCK).data == pattern(1)

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import errno
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from nvmet_p2p import daemon as daemon_module
 from nvmet_p2p.config import Settings
 from nvmet_p2p.daemon import Daemon
 from nvmet_p2p.dataplane.inprocess.engine import InProcessDataPlane
-from nvmet_p2p.dataplane.port import NvmeNamespace
+from nvmet_p2p.dataplane.port import NOTHING_KNOWN, NvmeNamespace
 from nvmet_p2p.errors import OperatorError
 from nvmet_p2p.server import drives
 from nvmet_p2p.server.dispatcher import Dispatcher
 from nvmet_p2p.server.methods import METHODS
 from nvmet_p2p.target.config import BdevConfig, BdevFacts, NvmeControllerConfig, TargetConfig
+from nvmet_p2p.target.operations_nvme import another
 from tests.unit.server.fake_context import FakeNvme
 from tests.unit.test_daemon import Store
 
@@ -42,11 +45,11 @@ class Nvme(FakeNvme):
         super().__init__()
         self.attempts = 0
         self.lost: set[str] = set()
-        self.there[BDF] = [NvmeNamespace("Nvme0n1", 1)]
+        self.there[BDF] = [NvmeNamespace("Nvme0n1", 1, identity="1b36.S1")]
 
-    async def attach(self, controller: NvmeControllerConfig) -> None:
+    async def attach(self, controller: NvmeControllerConfig, known: Mapping[int, str] = NOTHING_KNOWN) -> None:
         self.attempts += 1
-        await super().attach(controller)
+        await super().attach(controller, known)
         self.lost.discard(controller.name)
 
     async def controllers(self) -> dict[str, dict[str, Any]]:
@@ -62,6 +65,7 @@ class Plane(InProcessDataPlane):
         self.driver = Nvme()
         self.nvme = self.driver  # type: ignore[assignment]
         self.broken: set[str] = set()
+        self.refused = 0
 
     async def bdev_create(self, config: BdevConfig) -> BdevFacts:
         if config.kind != "nvme":
@@ -70,10 +74,14 @@ class Plane(InProcessDataPlane):
         found = self.driver.there.get(controller.traddr, []) if controller is not None else []
         if config.controller in self.driver.lost or config.nsid not in [namespace.nsid for namespace in found]:
             raise OperatorError(-errno.ENODEV, f"there is no namespace {config.name}")
+        (identity,) = (namespace.identity for namespace in found if namespace.nsid == config.nsid)
+        if fault := another(config, identity):
+            self.refused += 1
+            raise OperatorError(-errno.ENODEV, fault)
         if config.name in self.broken:
             raise OperatorError(-errno.EIO, f"{config.name} does not open")
         memory = BdevConfig(name=config.name, kind="malloc", uuid=config.uuid, block_size=512, num_blocks=8)
-        return await super().bdev_create(memory)
+        return replace(await super().bdev_create(memory), identity=identity)
 
     async def lose(self, daemon: Daemon, name: str, *bdevs: str) -> None:
         """As when a drive is pulled: its bdevs are gone, what is left of the controller is shown as removed."""
@@ -163,6 +171,30 @@ async def test_pulled_and_put_back(daemon: Daemon, plane: Plane) -> None:
     assert "Nvme0n1" in daemon.config.bdevs
 
 
+async def test_another_drive_is_not_taken_for_it(daemon: Daemon, plane: Plane, store: Store) -> None:
+    await attach(daemon)
+    before = daemon.config
+    assert before.bdevs["Nvme0n1"].identity == "1b36.S1"
+    assert store.saved[-1] == before
+    (right,) = plane.driver.there[BDF]
+    plane.driver.there[BDF] = [dataclasses.replace(right, identity="1b36.S2")]
+    await plane.lose(daemon, "Nvme0", "Nvme0n1")
+    await until(lambda: not plane.driver.lost)  # the daemon has attached what is there
+    assert plane.driver.known == {"Nvme0": {1: "1b36.S1"}}
+    plane.refused = 0
+    daemon.namespace_found("Nvme0n1")
+    await until(lambda: plane.refused > 2)
+    assert not daemon.bdev_facts
+    plane.driver.there[BDF] = [right]
+    await until(lambda: "Nvme0n1" in daemon.bdev_facts)
+    assert daemon.config == before
+    plane.driver.there[BDF] = [dataclasses.replace(right, identity="1b36.S2")]
+    await call(daemon, "bdev_nvme_detach_controller", name="Nvme0")
+    await attach(daemon)  # that is how one says that it is meant
+    assert plane.driver.known == {"Nvme0": {}}
+    assert daemon.config.bdevs["Nvme0n1"].identity == "1b36.S2"
+
+
 async def test_with_hot_plug_the_data_plane_does_it(daemon: Daemon, plane: Plane) -> None:
     await call(daemon, "bdev_nvme_set_hotplug", enable=True)
     assert plane.driver.hotplug.enable
@@ -229,8 +261,14 @@ class TestStart:
     def store(self) -> Store:
         return Kept()
 
-    async def test_there(self, daemon: Daemon) -> None:
+    async def test_there(self, daemon: Daemon, store: Store) -> None:
         assert list(daemon.bdev_facts) == ["Nvme0n1"]
+        assert daemon.config.bdevs["Nvme0n1"].identity == "1b36.S1"  # saved as soon as it is known
+        assert store.saved[-1] == daemon.config
+
+    async def test_a_change_that_was_made_before_keeps_its_identity(self, daemon: Daemon, store: Store) -> None:
+        await daemon.commit(store.load())
+        assert daemon.config.bdevs["Nvme0n1"].identity == "1b36.S1"
 
     async def test_absent_and_coming(self, tmp_path: Path, store: Store) -> None:
         plane = Plane()
@@ -265,9 +303,9 @@ class TestStart:
         go_on = asyncio.Event()
         real = plane.driver.attach
 
-        async def slow(controller: NvmeControllerConfig) -> None:
+        async def slow(controller: NvmeControllerConfig, known: Mapping[int, str] = NOTHING_KNOWN) -> None:
             await go_on.wait()
-            await real(controller)
+            await real(controller, known)
 
         plane.driver.attach = slow  # type: ignore[method-assign]
         made = Daemon(Settings(rpc_socket=tmp_path / "s", state_dir=tmp_path), store, plane)

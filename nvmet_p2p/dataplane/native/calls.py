@@ -82,6 +82,7 @@ def facts_of(config: BdevConfig, answer: dict[str, Any]) -> BdevFacts:
         write_zeroes=bool(answer["write_zeroes"]),
         optimal_io_boundary=config.optimal_io_boundary,
         physical_block_size=int(answer["physical_block_size"]),
+        identity=str(answer.get("identity", "")),
     )
 
 

@@ -10,9 +10,10 @@ from typing import Any, Final
 
 import structlog
 
-from nvmet_p2p.dataplane.port import NvmeNamespace, SpdkStatus
+from nvmet_p2p.dataplane.port import NOTHING_KNOWN, NvmeNamespace, SpdkStatus
 from nvmet_p2p.errors import OperatorError
-from nvmet_p2p.target.config import NvmeControllerConfig, NvmeHotplug, NvmeOptions
+from nvmet_p2p.target.config import BdevConfig, NvmeControllerConfig, NvmeHotplug, NvmeOptions
+from nvmet_p2p.target.operations_nvme import TIMES, another
 from nvmet_p2p.target.validate import METHOD_NOT_FOUND
 
 log = structlog.get_logger()
@@ -23,15 +24,22 @@ REFILL_S: Final = 5.0  # a target that does not answer holds up no restart: the 
 PATH: Final = ("trtype", "traddr", "adrfam", "trsvcid", "subnqn", "hostnqn", "hostaddr", "hostsvcid")
 
 
-def attach_params(controller: NvmeControllerConfig, options: NvmeOptions) -> dict[str, Any]:
-    """Parameters of the data plane's bdev_nvme_attach_controller; the options give the times that are not set."""
+def attach_params(
+    controller: NvmeControllerConfig, options: NvmeOptions, known: Mapping[int, str] = NOTHING_KNOWN
+) -> dict[str, Any]:
+    """Parameters of the data plane's bdev_nvme_attach_controller; the options give the times that are not set.
+
+    ``known``: identities of namespaces, by NSID.
+    """
     given: dict[str, Any] = {"name": controller.name}
     given |= {name: getattr(controller, name) for name in PATH if getattr(controller, name)}
     if controller.trtype == "TCP":
         given |= {"hdgst": controller.hdgst, "ddgst": controller.ddgst}
-    for name in ("ctrlr_loss_timeout_sec", "reconnect_delay_sec", "fast_io_fail_timeout_sec"):
+    for name in TIMES:
         value = getattr(controller, name)
         given[name] = getattr(options, name) if value is None else value
+    if known:
+        given["namespaces"] = [{"nsid": nsid, "identity": identity} for nsid, identity in known.items()]
     return given
 
 
@@ -66,6 +74,7 @@ def namespaces_of(rows: Iterable[Mapping[str, Any]]) -> tuple[NvmeNamespace, ...
             int(row["nsid"]),
             row.get("uuid") or "",
             row.get("refused") or ("" if "block_size" in row else "the data plane has not opened it"),
+            row.get("identity") or "",
         )
         for row in rows
     )
@@ -77,6 +86,7 @@ class NativeNvme:
     def __init__(self, call: Call) -> None:
         self._call = call
         self._attached: dict[str, NvmeControllerConfig] = {}
+        self._known: dict[str, dict[int, str]] = {}  # identities of their namespaces
         self._options = NvmeOptions()
         self._hotplug = NvmeHotplug(enable=False)
         self._shown: dict[str, dict[str, Any]] = {}
@@ -89,10 +99,10 @@ class NativeNvme:
                 raise OperatorError(-errno.EOPNOTSUPP, NOT_BUILT) from None
             raise
 
-    async def attach(self, controller: NvmeControllerConfig) -> None:
+    async def attach(self, controller: NvmeControllerConfig, known: Mapping[int, str] = NOTHING_KNOWN) -> None:
         """One that is there already, of another daemon or of a call that took too long, is taken over."""
         try:
-            await self._ask("bdev_nvme_attach_controller", attach_params(controller, self._options))
+            await self._ask("bdev_nvme_attach_controller", attach_params(controller, self._options, known))
         except OperatorError as error:
             if error.code not in (-errno.EEXIST, -errno.EALREADY):
                 raise
@@ -100,9 +110,11 @@ class NativeNvme:
             if not is_same(controller, row_of(shown)):
                 raise
         self._attached[controller.name] = controller
+        self._known[controller.name] = dict(known)
 
     async def detach(self, name: str) -> None:
         self._attached.pop(name, None)
+        self._known.pop(name, None)
         self._shown.pop(name, None)
         try:
             await self._ask("bdev_nvme_detach_controller", {"name": name})
@@ -135,15 +147,25 @@ class NativeNvme:
         found = (await self.controllers()).get(name)
         return namespaces_of(found.get("namespaces", ())) if found is not None else ()
 
-    async def bdev(self, call: Call, name: str) -> dict[str, Any]:
-        """The bdev of a namespace, which is there as long as its controller is. -ENODEV: it is lost, or none."""
+    async def bdev(self, call: Call, config: BdevConfig) -> dict[str, Any]:
+        """The bdev of a namespace, which is there as long as its controller is, and its ``identity``.
+
+        -ENODEV: it is lost, or there is none, or another one is in its place.
+        """
         try:
-            (shown,) = await call("bdev_get_bdevs", {"name": name})
+            (controller,) = await call("bdev_nvme_get_controllers", {"name": config.controller})
+            (shown,) = await call("bdev_get_bdevs", {"name": config.name})
         except OperatorError as error:
-            raise OperatorError(error.code, f"its controller is absent, or has no such namespace: {name}") from None
-        if not shown.get("present", True):
-            raise OperatorError(-errno.ENODEV, f"{name} is lost")
-        return dict(shown)
+            text = f"its controller is absent, or has no such namespace: {config.name}"
+            raise OperatorError(error.code, text) from None
+        found = {row.nsid: row for row in namespaces_of(row_of(controller).get("namespaces", ()))}.get(config.nsid)
+        fault = another(config, found.identity) or found.refused if found is not None else ""
+        if fault or not shown.get("present", True):
+            raise OperatorError(-errno.ENODEV, fault or f"{config.name} is lost")
+        identity = found.identity if found is not None else ""
+        if identity:
+            self._known.setdefault(config.controller, {})[config.nsid] = identity
+        return {**shown, "identity": identity}
 
     async def reset(self, name: str) -> None:
         await self._ask("bdev_nvme_reset_controller", {"name": name})
@@ -189,7 +211,7 @@ class NativeNvme:
             await _tolerant(call, "bdev_nvme_set_hotplug", hotplug)
 
     async def _attach_again(self, call: Call, controller: NvmeControllerConfig) -> None:
-        params = attach_params(controller, self._options)
+        params = attach_params(controller, self._options, self._known.get(controller.name, NOTHING_KNOWN))
         try:
             async with asyncio.timeout(REFILL_S):
                 await _tolerant(call, "bdev_nvme_attach_controller", params, controller.name)

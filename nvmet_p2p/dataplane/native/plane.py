@@ -372,7 +372,7 @@ class NativeDataPlane(RdmaMethods):
 
     async def _create(self, helper: Helper, config: BdevConfig, shown: dict[str, Any] | None) -> BdevFacts:
         if config.kind == "nvme":
-            shown = await self.nvme.bdev(helper.call, config.name)
+            shown = await self.nvme.bdev(helper.call, config)
             if self._journals is not None:
                 await put_back(self._journals, helper.call, config.name)
         elif shown is None or not calls.is_same_bdev(config, shown):
@@ -393,7 +393,7 @@ class NativeDataPlane(RdmaMethods):
             facts = await self._create(helper, config, self._found.pop(config.name, None))
         except LinkLostError as error:
             raise OperatorError(-errno.ENOTCONN, f"the data plane is gone: {error}") from error
-        self._bdevs[config.name] = config
+        self._bdevs[config.name] = replace(config, identity=facts.identity or config.identity)
         return facts
 
     async def bdev_delete(self, name: str) -> None:

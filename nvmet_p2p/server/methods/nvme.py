@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from msgspec import UnsetType
@@ -15,6 +15,7 @@ from nvmet_p2p.server.drives import NO_DRIVER
 from nvmet_p2p.server.schema import Method
 from nvmet_p2p.target.config import NvmeControllerConfig
 from nvmet_p2p.target.operations_bdev import OPERATIONS, with_uuid
+from nvmet_p2p.target.operations_nvme import another
 from nvmet_p2p.target.request_types import Request
 from nvmet_p2p.target.requests_nvme import (
     AttachController,
@@ -98,10 +99,24 @@ async def get_controllers(context: Context, request: GetControllers) -> list[dic
     return [
         {
             "name": name,
-            "ctrlrs": [_shown(context.config.nvme_controllers[name], there.get(name), absent.get(name, ""))],
+            "ctrlrs": [
+                _shown(context.config.nvme_controllers[name], there.get(name), absent.get(name, ""))
+                | _refused(context, there.get(name, {}).get("namespaces", ()))
+            ],
         }
         for name in names
     ]
+
+
+def _refused(context: Context, namespaces: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """The namespaces that are there and are no bdevs, by name, and why."""
+    reasons: dict[str, str] = {}
+    for row in namespaces:
+        bdev = context.config.bdevs.get(row["name"])
+        fault = another(bdev, row.get("identity", "")) if bdev is not None else ""
+        reasons[row["name"]] = fault or row.get("refused", "")
+    reasons = {name: reason for name, reason in reasons.items() if reason}
+    return {"refused_namespaces": reasons} if reasons else {}
 
 
 def _shown(config: NvmeControllerConfig, found: Mapping[str, Any] | None, reason: str) -> dict[str, Any]:
@@ -202,7 +217,8 @@ NVME: Final = (
         params=GetControllers,
         handler=get_controllers,
         summary="Show the controllers that the data plane drives itself; one that is absent is shown as failed.",
-        result="list of controllers; beside SPDK's members the reason of an absence, identity and counters",
+        result="list of controllers; beside SPDK's members the reason of an absence, refused_namespaces, identity and "
+        "counters",
         result_type=list[dict[str, Any]],
         errors={-22: "there is no such controller"},
     ),
@@ -251,7 +267,7 @@ NVME: Final = (
         result_type=str,
         changes=True,
         errors={
-            -19: "there is no such controller, or it has no such namespace",
+            -19: "there is no such controller, or it has no such namespace, or another one is in its place",
             -17: "another bdev has the name or UUID",
             -16: "it is in use with another UUID",
         },

@@ -26,6 +26,7 @@ FAR = NvmeControllerConfig(
     name="Far", trtype="TCP", traddr="192.0.2.9", adrfam="IPv4", trsvcid="4420", subnqn="nqn.x:far", ddgst=True,
     ctrlr_loss_timeout_sec=9, reconnect_delay_sec=2,
 )  # fmt: skip
+FIRST = BdevConfig(name="Nvme0n1", kind="nvme", uuid="u", controller="Nvme0", nsid=1)
 ROWS = [
     {
         "name": "Nvme0",
@@ -40,7 +41,7 @@ ROWS = [
                 "firmware_revision": "1.0",
                 "resets": 2,
                 "namespaces": [
-                    {"nsid": 1, "name": "Nvme0n1", "block_size": 512},
+                    {"nsid": 1, "name": "Nvme0n1", "block_size": 512, "identity": "1b36.S1"},
                     {"nsid": 2, "name": "Nvme0n2", "uuid": "u", "refused": "it has metadata"},
                     {"nsid": 3, "name": "Nvme0n3"},
                 ],
@@ -87,7 +88,7 @@ async def test_what_is_told(helper: Helper, native: NativeNvme) -> None:
 
 async def test_its_namespaces(native: NativeNvme) -> None:
     assert await native.namespaces("Nvme0") == (
-        NvmeNamespace("Nvme0n1", 1),
+        NvmeNamespace("Nvme0n1", 1, identity="1b36.S1"),
         NvmeNamespace("Nvme0n2", 2, "u", "it has metadata"),
         NvmeNamespace("Nvme0n3", 3, "", "the data plane has not opened it"),
     )
@@ -111,14 +112,25 @@ def test_a_bdev_belongs_to_its_controller() -> None:
 async def test_a_bdev_is_there_as_long_as_its_controller(helper: Helper, native: NativeNvme) -> None:
     facts = {"name": "Nvme0n1", "block_size": 512, "present": True}
     helper.answers["bdev_get_bdevs"] = [facts]
-    assert await native.bdev(helper.call, "Nvme0n1") == facts
+    assert await native.bdev(helper.call, FIRST) == facts | {"identity": "1b36.S1"}
     helper.answers["bdev_get_bdevs"] = [facts | {"present": False}]
     with pytest.raises(OperatorError, match="is lost"):
-        await native.bdev(helper.call, "Nvme0n1")
+        await native.bdev(helper.call, FIRST)
     helper.answers["bdev_get_bdevs"] = OperatorError(-errno.ENODEV, "none")
     with pytest.raises(OperatorError, match="its controller is absent") as caught:
-        await native.bdev(helper.call, "Nvme0n1")
+        await native.bdev(helper.call, FIRST)
     assert caught.value.code == -errno.ENODEV
+
+
+async def test_another_namespace_is_not_opened(helper: Helper, native: NativeNvme) -> None:
+    helper.answers["bdev_get_bdevs"] = [{"name": "Nvme0n1", "block_size": 512, "present": True}]
+    await native.bdev(helper.call, msgspec.structs.replace(FIRST, identity="1b36.S1"))
+    with pytest.raises(OperatorError, match=r"'1b36\.S1' instead of '1b36\.S2'; to use that one, detach") as caught:
+        await native.bdev(helper.call, msgspec.structs.replace(FIRST, identity="1b36.S2"))
+    assert caught.value.code == -errno.ENODEV
+    helper.answers["bdev_get_bdevs"] = [{"name": "Nvme0n2", "block_size": 512, "present": True}]
+    with pytest.raises(OperatorError, match="it has metadata"):  # what the data plane says itself
+        await native.bdev(helper.call, msgspec.structs.replace(FIRST, name="Nvme0n2", nsid=2))
 
 
 async def test_one_that_is_there_is_taken_over(helper: Helper, native: NativeNvme) -> None:
@@ -172,6 +184,19 @@ class TestRestart:
         ]
         assert told[1][1]["name"] == "Nvme0"
 
+    async def test_also_which_namespaces_they_were(self, helper: Helper, native: NativeNvme) -> None:
+        """Those that were known when it was attached, and those that were opened since."""
+        helper.answers["bdev_get_bdevs"] = [{"name": "Nvme0n1", "block_size": 512, "present": True}]
+        await native.attach(DRIVE, {4: "1b36.S1/x"})
+        await native.bdev(helper.call, FIRST)
+        known = {"nsid": 4, "identity": "1b36.S1/x"}
+        assert helper.told()[0][1]["namespaces"] == [known]
+        await native.refill(helper.call)
+        assert helper.told()[0][1]["namespaces"] == [known, {"nsid": 1, "identity": "1b36.S1"}]
+        await native.detach("Nvme0")
+        await native.attach(DRIVE)
+        assert "namespaces" not in helper.told()[-1][1]
+
     async def test_nothing_to_say(self, helper: Helper, native: NativeNvme) -> None:
         await native.refill(helper.call)
         assert helper.told() == []
@@ -214,6 +239,7 @@ async def test_a_bdev_that_is_lost_stays_with_its_controller(tmp_path: Path, mon
     """It is told, nothing is closed, and its return is told as one that is found."""
     plane = NativeDataPlane(LaunchOptions(program=Path("/nonexistent"), rpc_socket=tmp_path / "rpc"))
     helper, told = Helper(), Told()
+    helper.answers["bdev_nvme_get_controllers"] = ROWS
     helper.answers["bdev_get_bdevs"] = [
         {"name": "Nvme0n1", "present": True, "block_size": 512, "num_blocks": 8, "physical_block_size": 512}
         | dict.fromkeys(("readonly", "write_cache", "unmap", "write_zeroes"), False)
@@ -224,12 +250,13 @@ async def test_a_bdev_that_is_lost_stays_with_its_controller(tmp_path: Path, mon
 
     monkeypatch.setattr(plane, "_usable", usable)
     monkeypatch.setattr(plane, "_events", told)
-    config = BdevConfig(name="Nvme0n1", kind="nvme", uuid="u", controller="Nvme0", nsid=1)
-    assert (await plane.bdev_create(config)).num_blocks == 8
+    config = FIRST
+    facts = await plane.bdev_create(config)
+    assert (facts.num_blocks, facts.identity) == (8, "1b36.S1")
     plane._received(BdevChanged(False, "Nvme0n1"))
     plane._received(BdevChanged(True, "Nvme0n1"))
     plane._received(BdevChanged(False, "elsewhere"))
     assert told.told == [("Nvme0n1", False), ("Nvme0n1", True)]
     await plane.bdev_create(config)
     await plane.bdev_delete("Nvme0n1")
-    assert {method for method, _ in helper.told()} == {"bdev_get_bdevs"}
+    assert {method for method, _ in helper.told()} == {"bdev_get_bdevs", "bdev_nvme_get_controllers"}

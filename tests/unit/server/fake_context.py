@@ -10,7 +10,15 @@ from typing import Any, cast
 
 from nvmet_p2p.clock import SystemClock
 from nvmet_p2p.config import Settings
-from nvmet_p2p.dataplane.port import DataPlane, DataPlaneStatus, IoStat, NvmeNamespace, RdmaStatus, SpdkStatus
+from nvmet_p2p.dataplane.port import (
+    NOTHING_KNOWN,
+    DataPlane,
+    DataPlaneStatus,
+    IoStat,
+    NvmeNamespace,
+    RdmaStatus,
+    SpdkStatus,
+)
 from nvmet_p2p.errors import OperatorError
 from nvmet_p2p.server.context import ControllerInfo, QpairInfo, QueueStats
 from nvmet_p2p.server.dispatcher import Dispatcher
@@ -37,15 +45,17 @@ class FakeNvme:
     def __init__(self) -> None:
         self.there: dict[str, list[NvmeNamespace]] = {}
         self.attached: dict[str, NvmeControllerConfig] = {}
+        self.known: dict[str, dict[int, str]] = {}
         self.options = NvmeOptions()
         self.hotplug = NvmeHotplug(enable=False)
         self.resets: list[str] = []
         self.spdk = SpdkStatus(True, "SPDK v26.09", active=True)
 
-    async def attach(self, controller: NvmeControllerConfig) -> None:
+    async def attach(self, controller: NvmeControllerConfig, known: Mapping[int, str] = NOTHING_KNOWN) -> None:
         if controller.traddr not in self.there:
             raise OperatorError(-errno.ENODEV, f"there is no drive at {controller.traddr}")
         self.attached[controller.name] = controller
+        self.known[controller.name] = dict(known)
 
     async def detach(self, name: str) -> None:
         self.attached.pop(name, None)

@@ -10,7 +10,8 @@ import pytest
 from nvmet_p2p.errors import OperatorError
 from nvmet_p2p.state import reconcile
 from nvmet_p2p.state.render import render_config, replay
-from nvmet_p2p.target.config import NvmeHotplug, NvmeOptions, TargetConfig
+from nvmet_p2p.target.config import BdevFacts, NvmeHotplug, NvmeOptions, TargetConfig
+from nvmet_p2p.target.operations_nvme import with_identities
 from tests.unit.target.test_operations_vbdev import Model
 
 DRIVE = {"name": "Nvme0", "trtype": "PCIe", "traddr": "04:00.0"}
@@ -136,6 +137,21 @@ class TestNamespaces:
         model.call("bdev_error_create", base_name=name)
         refused(model, call, errno.EBUSY, "is in use with UUID", name=name, uuid=first)
 
+    def test_its_identity(self, model: Model) -> None:
+        model.call("bdev_nvme_attach_controller", **DRIVE)
+        call, name = "p2p_nvme_expect_namespace", "Nvme0n1"
+        model.call(call, name=name)
+        model.call(call, name=name, identity="1b36.S1")
+        model.call(call, name="Nvme0n2", identity="1b36.S1")  # the serial number of a drive is that of all of them
+        model.call(call, name=name)
+        assert model.config.bdevs[name].identity == "1b36.S1"
+        refused(model, call, errno.ENODEV, "'1b36.S2' instead of '1b36.S1'", name=name, identity="1b36.S2")
+        refused(model, call, 32602, "params.identity", name=name, identity=80 * "x")
+        found = [BdevFacts(name=n, block_size=512, num_blocks=8, identity="other") for n in (name, "Nvme0n3", "x")]
+        assert with_identities(model.config, found) is model.config
+        model.call(call, name="Nvme0n3")
+        assert with_identities(model.config, found).bdevs["Nvme0n3"].identity == "other"
+
     def test_detached_with_all_that_is_on_it(self, model: Model) -> None:
         self.test_they_are_bdevs(model)
         refused(model, "bdev_nvme_detach_controller", errno.ENODEV, "there is no controller", name="Nvme9")
@@ -187,7 +203,7 @@ class TestSaved:
         model.call("bdev_nvme_set_options", timeout_us=9, dhchap_digests=["sha256"], multipath_opts={"min_io": 4})
         model.call("bdev_malloc_create", name="m", block_size=512, num_blocks=8)
         model.call("bdev_nvme_attach_controller", **DRIVE, max_bdevs=4, multipath="multipath", num_io_queues=8)
-        model.call("p2p_nvme_expect_namespace", name="Nvme0n2")
+        model.call("p2p_nvme_expect_namespace", name="Nvme0n2", identity="1b36.S 1/'x")
         model.call(
             "bdev_nvme_attach_controller", **TARGET, ddgst=True, ctrlr_loss_timeout_sec=-1, reconnect_delay_sec=2
         )
