@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -100,16 +101,14 @@ def daemon(engine: str) -> Iterator[Daemon]:
 @pytest.fixture
 def make_daemon(engine: str) -> Iterator[MakeDaemon]:
     """Daemons of a test's own: ``make_daemon(*options, nofile=0)`` starts one."""
-    running: list[Daemon] = []
+    with ExitStack() as running:  # one that does not end leaves none of the others behind
 
-    def make(*options: str, nofile: int = 0, start: bool = True) -> Daemon:
-        made = Daemon(*options, engine=engine, nofile=nofile)
-        running.append(made)
-        return made.start() if start else made
+        def make(*options: str, nofile: int = 0, start: bool = True) -> Daemon:
+            made = Daemon(*options, engine=engine, nofile=nofile)
+            running.callback(made.close)
+            return made.start() if start else made
 
-    yield make
-    for made in running:
-        made.close()
+        yield make
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from spdk.rpc.client import JSONRPCClient, JSONRPCException
 from tests.support.conn import Address
 from tests.support.initiator import Host, HostOptions
 
-START_S = 30.0  # bound on start-up on a loaded machine, not an expectation
+START_S = 60.0  # bound on start-up on a loaded machine, not an expectation
 STOP_S = 20.0
 POLL_S = 0.02
 MIB = 1 << 20
@@ -92,8 +92,11 @@ class Daemon:
         self._trees: list[Tree] = []
 
     def __enter__(self) -> Daemon:
-        self.start()
-        return self
+        try:
+            return self.start()
+        except BaseException:  # nobody else would end it
+            self.close()
+            raise
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()

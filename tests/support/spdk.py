@@ -38,8 +38,10 @@ class SpdkDaemon(Daemon):
         return super().start()
 
     def close(self) -> None:
-        super().close()
-        self.back.close()
+        try:
+            super().close()
+        finally:
+            self.back.close()
 
     def bdev(self, ns: Ns) -> str:
         behind = self.back.subsystem(Ns(ns.kind, ns.blocks, ns.block_size, ns.readonly))
