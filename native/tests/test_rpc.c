@@ -21,6 +21,7 @@
 #include "log.h"
 #include "loop.h"
 #include "rpc_methods.h"
+#include "spdk.h"
 
 static char path[64];
 static int client = -1;
@@ -524,6 +525,34 @@ static void test_controllers(void **state)
 	json_decref(found);
 }
 
+static void test_known_namespaces(void **state)
+{
+	static const char *const wrong[] = {"7", "{\"nsid\":1}", "{\"nsid\":0,\"identity\":\"x\"}",
+					    "{\"nsid\":4294967295,\"identity\":\"x\"}", "{\"nsid\":1,\"identity\":7}"};
+	char params[512], text[81];
+
+	(void)state;
+	for (size_t i = 0; i < DP_ARRAY_LEN(wrong); i++) {
+		snprintf(params, sizeof(params),
+			 "{\"name\":\"N\",\"trtype\":\"X\",\"traddr\":\"\",\"namespaces\":[{\"nsid\":1,\"identity\":\"x\"},%s]}",
+			 wrong[i]);
+		assert_int_equal(code_of("bdev_nvme_attach_controller", params), -EINVAL);
+	}
+	for (int len = 79; len <= 80; len++) {
+		memset(text, 'x', sizeof(text));
+		text[len] = 0;
+		snprintf(params, sizeof(params),
+			 "{\"name\":\"N\",\"trtype\":\"X\",\"traddr\":\"\",\"namespaces\":[{\"nsid\":1,\"identity\":\"%s\"}]}",
+			 text);
+		/* built without SPDK, or no such transport: either comes after the parameters */
+		if (len == 80)
+			assert_int_equal(code_of("bdev_nvme_attach_controller", params), -EINVAL);
+		else
+			assert_int_equal(code_of("bdev_nvme_attach_controller", params),
+					 dp_spdk_built() ? -EINVAL : -EOPNOTSUPP);
+	}
+}
+
 static void test_pools_of_a_controller(void **state)
 {
 #define NS "{\"key\":3,\"mdts_bytes\":1,\"copy_formats\":3,\"namespaces\":[{\"nsid\":1,\"bdev\":\"b\",\"anagrpid\":1," \
@@ -571,6 +600,7 @@ int main(void)
 		TEST(test_qos_keeps_what_is_left_out),
 		TEST(test_counters),
 		TEST(test_controllers),
+		TEST(test_known_namespaces),
 		TEST(test_pools_of_a_controller),
 	};
 
