@@ -223,8 +223,14 @@ static void attach_over(void *arg, int rc, const char *err)
 static void env_ready(void *arg, int rc, const char *err)
 {
 	struct attaching *at = arg;
-	struct job *job = rc < 0 ? NULL : job_new(at->c, sctrl_attach, attach_over, at);
+	struct job *job;
 
+	if (rc == 0 && at->c->dma && !spdk_env_dma()) {
+		rc = -ENOMEM;
+		err = "this release of SPDK needs huge pages for drives on PCI Express, and the data plane started it without: "
+		      "reserve some, restart";
+	}
+	job = rc < 0 ? NULL : job_new(at->c, sctrl_attach, attach_over, at);
 	if (job)
 		admin_send(&job->task);
 	else

@@ -165,6 +165,12 @@ void *spdk_env_zeroes(void)
 	return env.zeroes;
 }
 
+/* Releases before 25.09 give memory that is not in huge pages no address for drives. */
+bool spdk_env_dma(void)
+{
+	return spdk_vtophys(env.zeroes, NULL) != SPDK_VTOPHYS_ERROR;
+}
+
 /* -- the environment */
 
 static void library_log(int level, const char *file, const int line, const char *func, const char *format, va_list args)

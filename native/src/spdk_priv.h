@@ -50,6 +50,7 @@ void admin_send(struct task *task); /* any thread */
 /* What spdk-admin does between tasks; returns when it wants to be called again (CLOCK_MONOTONIC), UINT64_MAX: never. */
 void admin_round(uint64_t (*round)(uint64_t now_ns));
 void *spdk_env_zeroes(void); /* BOUNCE_BYTES of zeroes that controllers reach */
+bool spdk_env_dma(void);     /* drives on PCI Express reach the library's memory; once the environment runs */
 
 /* -- a namespace; made on spdk-admin, never freed before its controller */
 

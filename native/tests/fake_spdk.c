@@ -155,6 +155,11 @@ void *spdk_dma_zmalloc(size_t size, size_t align, uint64_t *unused)
 	return memset(spdk_dma_malloc(size, align, unused), 0, size);
 }
 
+uint64_t spdk_vtophys(const void *buf, uint64_t *size)
+{
+	return fake.no_dma ? SPDK_VTOPHYS_ERROR : (uint64_t)(uintptr_t)buf;
+}
+
 void spdk_dma_free(void *buf)
 {
 	if (!buf)

@@ -15,6 +15,7 @@
 /* Written by tests between operations, read by all threads. */
 struct fake_spdk {
 	_Atomic bool absent;      /* connecting fails */
+	_Atomic bool no_dma;      /* memory has no address for drives */
 	_Atomic bool hold;        /* commands stay in the drive */
 	_Atomic bool broken;      /* I/O queue pairs answer -ENXIO until a reset */
 	_Atomic bool admin_broken;

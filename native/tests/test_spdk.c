@@ -285,6 +285,12 @@ static void test_attach(void **state)
 	assert_int_equal(attach_with(&attach), -ENODEV);
 	assert_non_null(strstr(err, "I/O queues"));
 	fake.io_queues = 64;
+	fake.no_dma = true; /* of no concern to TCP */
+	wrong = tcp();
+	wrong.trtype = "PCIe";
+	wrong.traddr = BDF;
+	assert_int_equal(attach_with(&wrong), -ENOMEM);
+	assert_non_null(strstr(err, "huge pages"));
 	assert_int_equal(attach_with(&attach), 0);
 	assert_int_equal(attach_with(&attach), -EEXIST);
 	attach.name = "M";

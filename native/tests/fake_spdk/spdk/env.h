@@ -29,6 +29,8 @@ int spdk_env_init(const struct spdk_env_opts *opts);
 void *spdk_dma_malloc(size_t size, size_t align, uint64_t *unused);
 void *spdk_dma_zmalloc(size_t size, size_t align, uint64_t *unused);
 void spdk_dma_free(void *buf);
+#define SPDK_VTOPHYS_ERROR UINT64_MAX
+uint64_t spdk_vtophys(const void *buf, uint64_t *size);
 int spdk_mem_register(void *vaddr, size_t len);
 int spdk_mem_unregister(void *vaddr, size_t len);
 int spdk_pci_addr_parse(struct spdk_pci_addr *addr, const char *bdf);
