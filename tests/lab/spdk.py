@@ -31,7 +31,8 @@ def folders() -> tuple[Path, ...]:
 
 def _of_pkg_config(path: str | None) -> tuple[Path, ...]:
     environment = dict(os.environ) | ({"PKG_CONFIG_PATH": path} if path else {})
-    words = ["pkg-config", "--keep-system-libs", "--libs-only-L", "spdk_nvme", "spdk_env_dpdk", "spdk_syslibs"]
+    packages = ("spdk_nvme", "spdk_env_dpdk", "spdk_syslibs")  # --static: older releases have all of the last private
+    words = ["pkg-config", "--static", "--keep-system-libs", "--libs-only-L", *packages]
     try:
         done = subprocess.run(words, check=False, capture_output=True, text=True, env=environment)
     except FileNotFoundError:

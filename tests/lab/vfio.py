@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -55,6 +56,11 @@ def need_spdk() -> None:
     """Skips, for a data plane without SPDK."""
     if not spdk.linked():
         pytest.skip("SPDK: the data plane was built without it (pkg-config did not find spdk_nvme)")
+
+
+def huge_pages(guest: Guest, pages: int) -> None:
+    """Reserves that many of 2 MiB, or fails."""
+    guest.run(f'echo {pages} > /proc/sys/vm/nr_hugepages; [ "$(cat /proc/sys/vm/nr_hugepages)" = {pages} ]')
 
 
 class VfioLab:
@@ -118,6 +124,8 @@ def vfio_guest(guest: Guest, names: Iterable[str] = USER_DRIVES) -> Iterator[Vfi
     """The guest booted, the kernel's view of its drives taken, and those named given to vfio-pci."""
     guest.boot()
     found = drives(guest)
+    if pages := os.environ.get("NVMET_P2P_LAB_HUGEPAGES"):
+        huge_pages(guest, int(pages))
     for name in names:
         to_driver(guest, found[name], "vfio-pci")
     with contextlib.closing(InsideTarget(guest)) as inside:
