@@ -89,6 +89,9 @@ static int told(int rc, enum bdev_op op)
 		return -EROFS;
 	case ST_INVALID_NS:
 		return -ENODEV;
+	case ST_DATA_TRANSFER:
+	case ST_CMB_USE: /* Invalid Use of Controller Memory Buffer */
+		return -EREMOTEIO; /* it did not reach the memory, as the kernel says it: of a pool there is another one */
 	default:
 		break;
 	}

@@ -371,6 +371,9 @@ static void test_statuses(void **state)
 	fake.status = 0x002 | 1 << 16; /* our fault, not the host's */
 	fake.statuses = 1;
 	assert_int_equal(status_of_errno(ask_once(&ask, bdev, BDEV_WRITE, 0, 512), true), 0x006 | 1 << 16);
+	fake.status = 0x004; /* Data Transfer Error: io_pool.c takes other memory */
+	fake.statuses = 1;
+	assert_int_equal(ask_once(&ask, bdev, BDEV_READ, 0, 512), -EREMOTEIO);
 	fake.status = 0x007; /* undecided: tried again */
 	fake.statuses = 3;
 	assert_int_equal(ask_once(&ask, bdev, BDEV_WRITE, 0, 512), 0);
