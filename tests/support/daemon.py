@@ -55,7 +55,7 @@ def free_port() -> int:
     raise AssertionError("no free port")
 
 
-def eventually(check: Any, what: str, timeout: float = 10.0) -> Any:
+def eventually(check: Any, what: str, timeout: float = 30.0) -> Any:
     """Calls ``check`` until it gives something true; the bound is there to end a failed test, nothing is timed."""
     deadline = time.monotonic() + timeout
     while True:
