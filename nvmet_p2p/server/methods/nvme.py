@@ -199,6 +199,7 @@ NVME: Final = (
             -17: "it is attached under another name, or the name of a bdev of it is taken",
             -114: "there is one of that name",
             -19: "it is not there, or not on vfio-pci",
+            -12: "SPDK before 25.09 needs huge pages for drives, and has none",
             -34: "it has more namespaces than max_bdevs",
             **_NOT_BUILT,
         },
