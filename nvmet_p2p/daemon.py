@@ -398,6 +398,9 @@ class Daemon:
     def pool_lost(self, name: str, why: str) -> None:
         self.staging.lost(name, why)
 
+    def pool_withdrawn(self, name: str, bdev: str) -> None:
+        self.staging.withdrawn(name, bdev)
+
     def _pool_gone(self, name: str) -> None:
         """The bdevs in it are closed; ``_retry`` opens them again, empty, when the pool is back."""
         lying = [

@@ -164,6 +164,7 @@ void bdev_staging_sum(struct bdev *bdev, struct dp_staging *staging)
 	struct dp_iostat all;
 
 	memset(staging, 0, sizeof(*staging));
+	staging->withdrawn = atomic_load(&bdev->pools_withdrawn);
 	for (unsigned i = 0; i < bdev->n_reactors; i++) {
 		const struct bdev_staging_r *from = &bdev->r[i].staging;
 

@@ -149,6 +149,7 @@ struct bdev {
 	struct nvme_pass *nvme;   /* uring: the drive's own commands may be used; NULL: not */
 	struct reflink *reflink;  /* uring: a file whose file system may share extents */
 	_Atomic uint64_t pools_allowed; /* bit i: pool of index i + 1; of the lowest bdev of a stack */
+	_Atomic uint64_t pools_withdrawn; /* the same: those that it may use no more because of such refusals, until it is said anew */
 	_Atomic unsigned pool_refusals; /* I/O with a pool that failed as where no way leads there, in a row; the same bdev's */
 	struct bdev_reactor *r; /* one for each reactor */
 	unsigned n_reactors;

@@ -214,6 +214,7 @@ struct dp_staging {
 	uint64_t fallbacks;   /* operations that took host memory though they had a pool */
 	uint64_t interrupted; /* commands that hosts had to send again as a pool was lost */
 	uint64_t copy_bytes[DP_COPY_ROUTES];
+	uint64_t withdrawn; /* bit i: pool of index i + 1, which was allowed until the drive had refused it several times in a row */
 };
 
 int dp_bdev_staging(const char *name, struct dp_staging *staging); /* sums over reactors */

@@ -185,8 +185,10 @@ static void end_viewed(void *arg, int rc)
 
 static void disallow(const struct pool *pool)
 {
-	for (struct bdev *bdev = engine_first_bdev(); bdev; bdev = LIST_NEXT(bdev, link))
+	for (struct bdev *bdev = engine_first_bdev(); bdev; bdev = LIST_NEXT(bdev, link)) {
 		atomic_fetch_and(&bdev->pools_allowed, ~bit_of(pool));
+		atomic_fetch_and(&bdev->pools_withdrawn, ~bit_of(pool));
+	}
 }
 
 int dp_pool_delete(const char *name, dp_done_fn done, void *arg, char err[DP_ERR_MAX])
@@ -385,6 +387,7 @@ int dp_pool_allow(const char *name, const char *bdev_name, bool allow, char err[
 		return rc;
 	if (!allow) {
 		atomic_fetch_and(&bdev->pools_allowed, ~bit_of(pool));
+		atomic_fetch_and(&bdev->pools_withdrawn, ~bit_of(pool));
 		return 0;
 	}
 	if (pool_is_lost(pool)) {
@@ -392,8 +395,10 @@ int dp_pool_allow(const char *name, const char *bdev_name, bool allow, char err[
 		return -ENODEV;
 	}
 	rc = check_reach(pool, bdev, err);
-	if (rc == 0)
+	if (rc == 0) {
+		atomic_fetch_and(&bdev->pools_withdrawn, ~bit_of(pool));
 		atomic_fetch_or(&bdev->pools_allowed, bit_of(pool));
+	}
 	return rc;
 }
 

@@ -227,6 +227,7 @@ static void refused(struct bdev *bdev, const struct pool *pool)
 		bdev = bdev->base;
 	if (atomic_fetch_add(&bdev->pool_refusals, 1) + 1 < REFUSALS_MAX)
 		return;
+	atomic_fetch_or(&bdev->pools_withdrawn, 1ull << (pool_index(pool) - 1)); /* first: it is never without a reason */
 	atomic_fetch_and(&bdev->pools_allowed, ~(1ull << (pool_index(pool) - 1)));
 	atomic_store(&bdev->pool_refusals, 0);
 }

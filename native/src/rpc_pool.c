@@ -189,12 +189,13 @@ static json_t *show_use(const char *pool, const struct dp_staging *staging, unsi
 static void show_staging(const char *name, void *arg)
 {
 	struct dp_staging *staging = calloc(1, sizeof(*staging));
-	json_t *pools = json_array();
+	json_t *pools = json_array(), *withdrawn = json_array();
 	uint64_t ops;
 
 	if (!staging || dp_bdev_staging(name, staging) < 0) {
 		free(staging);
 		json_decref(pools);
+		json_decref(withdrawn);
 		return;
 	}
 	json_array_append_new(pools, show_use("host", staging, 0));
@@ -202,10 +203,12 @@ static void show_staging(const char *name, void *arg)
 		ops = staging->pool[i].ops[0] + staging->pool[i].ops[1] + staging->pool[i].ops[2];
 		if (ops && dp_pool_name(i))
 			json_array_append_new(pools, show_use(dp_pool_name(i), staging, i));
+		if (staging->withdrawn >> (i - 1) & 1 && dp_pool_name(i))
+			json_array_append_new(withdrawn, json_string(dp_pool_name(i)));
 	}
 	json_array_append_new(
-		arg, json_pack("{s:s, s:o, s:I, s:I, s:{s:I, s:I, s:I, s:I}}", "bdev", name, "pools", pools, "fallbacks",
-			       (json_int_t)staging->fallbacks, "interrupted", (json_int_t)staging->interrupted, "copy_routes",
+		arg, json_pack("{s:s, s:o, s:o, s:I, s:I, s:{s:I, s:I, s:I, s:I}}", "bdev", name, "pools", pools, "withdrawn",
+			       withdrawn, "fallbacks", (json_int_t)staging->fallbacks, "interrupted", (json_int_t)staging->interrupted, "copy_routes",
 			       "device", (json_int_t)staging->copy_bytes[DP_COPY_DEVICE], "reflink",
 			       (json_int_t)staging->copy_bytes[DP_COPY_REFLINK], "pool",
 			       (json_int_t)staging->copy_bytes[DP_COPY_POOL], "host",

@@ -383,7 +383,7 @@ int dp_pool_allow(const char *name, const char *bdev, bool allow, char err[DP_ER
 
 int dp_bdev_staging(const char *name, struct dp_staging *staging)
 {
-	*staging = (struct dp_staging){.fallbacks = 3, .interrupted = 4, .copy_bytes = {5, 6, 7, 8}};
+	*staging = (struct dp_staging){.fallbacks = 3, .interrupted = 4, .copy_bytes = {5, 6, 7, 8}, .withdrawn = 1 << 1};
 	staging->pool[0].bytes[0] = 10;
 	staging->pool[2].bytes[1] = 4096;
 	staging->pool[2].ops[1] = 1;

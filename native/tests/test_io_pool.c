@@ -356,6 +356,8 @@ static void test_refused_by_kernel(void **state)
 	assert_false(pool_is_lost(rig.pool));
 	assert_false(bdev_pool_allowed(rig.bdevs[3], rig.pool));
 	assert_true(bdev_pool_allowed(rig.bdevs[4], rig.pool));
+	assert_int_equal(sums(4)->withdrawn, 1ull << (pool_index(rig.pool) - 1)); /* and that is told */
+	assert_int_equal(sums(5)->withdrawn, 0);
 	write_at_drive(NULL, 0, 0);
 	assert_int_equal(sums(4)->fallbacks, 1);
 	assert_memory_equal(rig_medium(4), data, 4096);

@@ -463,6 +463,8 @@ static void test_staging(void **state)
 	assert_int_equal(number(json_array_get(pools, 0), "read_bytes"), 10);
 	assert_string_equal(json_string_value(json_object_get(json_array_get(pools, 1), "pool")), "0000:03:00.0");
 	assert_int_equal(number(json_array_get(pools, 1), "write_bytes"), 4096);
+	assert_int_equal(json_array_size(json_object_get(one, "withdrawn")), 1);
+	assert_string_equal(json_string_value(json_array_get(json_object_get(one, "withdrawn"), 0)), "0000:03:00.0");
 	json_decref(shown);
 }
 

@@ -291,6 +291,10 @@ class DataPlaneEvents(Protocol):
         """The memory of a pool is gone. Its I/O goes on in host memory; it must be deleted before it can come back."""
         ...
 
+    def pool_withdrawn(self, name: str, bdev: str) -> None:
+        """A bdev uses a pool no more that it was allowed: its drive has refused that memory several times in a row."""
+        ...
+
     def io_command(self, key: ControllerKey, qid: int, sqe: Sqe) -> None:
         """A command on an I/O queue that the data plane does not decide: Fabrics commands, unknown opcodes.
 

@@ -556,7 +556,7 @@ class NativeDataPlane(RdmaMethods):
             if self.connected and self._pools.supported and (not thrifty or time.monotonic() >= self._staging_due):
                 began = time.monotonic()
                 with contextlib.suppress(OperatorError):
-                    self._pools.keep_counters(await self._call("p2p_get_staging", wait=False))
+                    self._pools.keep_counters(await self._call("p2p_get_staging", wait=False), self._tell())
                 self._staging_due = began + (time.monotonic() - began) * STAGING_SHARE
             if self._queues and self.connected:
                 with contextlib.suppress(OperatorError):

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import structlog
 
-from nvmet_p2p.dataplane.port import CopyRoute, PoolSpec, PoolState, PoolUse, StagingStat
+from nvmet_p2p.dataplane.port import CopyRoute, DataPlaneEvents, PoolSpec, PoolState, PoolUse, StagingStat
 from nvmet_p2p.errors import OperatorError
 from nvmet_p2p.p2p.choice import Calibration
 from nvmet_p2p.p2p.vfio import VfioMemory
@@ -100,9 +100,13 @@ class NativePools:
             del self._allowed[pair]
         self._stats.pop(bdev, None)
 
-    def keep_counters(self, shown: list[dict[str, Any]]) -> None:
+    def keep_counters(self, shown: list[dict[str, Any]], events: DataPlaneEvents) -> None:
         """The answer to p2p_get_staging."""
         self._stats = {entry["bdev"]: stat_of(entry) for entry in shown}
+        for pair in [(name, entry["bdev"]) for entry in shown for name in entry.get("withdrawn", ())]:
+            if pair in self._allowed:
+                del self._allowed[pair]
+                events.pool_withdrawn(*pair)
 
     async def empty(self, call: Call) -> None:
         """A helper that ran before us: its pools were another one's decision."""

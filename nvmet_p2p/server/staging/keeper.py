@@ -26,6 +26,7 @@ log = structlog.get_logger()
 
 RETRY_FIRST_S: Final = 2.0
 RETRY_MAX_S: Final = 64.0
+WITHDRAWN_MAX_S: Final = 3600.0
 STEADY_S: Final = 60.0  # a pool that has lived so long is taken again soon after it was lost
 
 
@@ -57,6 +58,7 @@ class PoolKeeper:
         self._since: dict[str, float] = {}
         self._identities: dict[str, str] = {}  # of pools that exist or were lost
         self._failures: dict[tuple[str, str], Failure] = {}  # by pool and lowest bdev; "": the pool itself
+        self._withdrawals: dict[tuple[str, str], int] = {}  # how often
 
     # -- what a decision depends on ----------------------------------------------------------------------------------
 
@@ -210,6 +212,18 @@ class PoolKeeper:
             self.mapped.pop(name, None)  # a helper that was restarted did not get it any more
         self._note(name, "", f"it was lost: {why}")
 
+    def withdraw(self, name: str, backing: Backing) -> None:
+        """The drive refuses the memory, whatever was found when it was tried out. It is tried out again after a pause.
+
+        The pause grows each time that happens: what works in a probe and not with hosts' I/O must not go on for ever.
+        """
+        if name in self._identities:
+            self.calibrations.forget(self._identities[name], backing.identity)
+        times = self._withdrawals[name, backing.bdev] = self._withdrawals.get((name, backing.bdev), 0) + 1
+        pause = min(RETRY_FIRST_S * 4.0**times, WITHDRAWN_MAX_S)
+        reason = f"the drive refused its memory again and again, for the {times}. time"
+        self._failures[name, backing.bdev] = Failure(reason, self._clock.monotonic() + pause, pause)
+
     def replaced(self, topology: Topology, config: TargetConfig) -> list[str]:
         """The pools that exist, or existed, of devices which are another incarnation of themselves now."""
         return [
@@ -223,8 +237,8 @@ class PoolKeeper:
     def returned(self, name: str) -> None:
         """What failed with an earlier incarnation says nothing of this one."""
         self._identities.pop(name, None)
-        for key in [key for key in self._failures if key[0] == name]:
-            del self._failures[key]
+        self._failures = {key: failure for key, failure in self._failures.items() if key[0] != name}
+        self._withdrawals = {key: times for key, times in self._withdrawals.items() if key[0] != name}
 
     def try_again(self) -> None:
         """Somebody asks: whatever failed is tried at once."""

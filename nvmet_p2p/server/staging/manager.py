@@ -343,6 +343,16 @@ class StagingManager:
         self._arm()
         self.wake()
 
+    def withdrawn(self, name: str, bdev: str) -> None:
+        """The data plane says that the drive of a lowest bdev refuses a pool's memory, and that it took it from it."""
+        backings = [d.want.backing for d in self.decisions.values() if d.want.backing.bdev == bdev]
+        if self.keeper is None or not backings:
+            return
+        note = "host memory, also for strict policies; tried out again later"
+        log.error("pool.withdrawn", pool=name, bdev=bdev, reason="the drive refuses its memory", note=note)
+        self.keeper.withdraw(name, backings[0])
+        self.wake()
+
     async def admit(self, old: TargetConfig, new: TargetConfig, facts: Mapping[str, BdevFacts]) -> None:
         """Refuses a change by which a strict policy would come to count that cannot be kept.
 

@@ -58,6 +58,9 @@ class Events:
     def pool_lost(self, name: str, why: str) -> None:
         raise AssertionError("this engine has no pools")
 
+    def pool_withdrawn(self, name: str, bdev: str) -> None:
+        raise AssertionError("this engine has no pools")
+
     def io_command(self, key: int, qid: int, sqe: Sqe) -> None:
         raise AssertionError("this engine decides every command by itself")
 

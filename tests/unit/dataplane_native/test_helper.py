@@ -48,6 +48,9 @@ class Events:
     def pool_lost(self, name: str, why: str) -> None:
         raise AssertionError("there is no pool")
 
+    def pool_withdrawn(self, name: str, bdev: str) -> None:
+        raise AssertionError("there is no pool")
+
     def io_command(self, key: int, qid: int, sqe: Sqe) -> None:
         raise AssertionError("no queue is open")
 

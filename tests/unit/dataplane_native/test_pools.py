@@ -14,6 +14,7 @@ from nvmet_p2p.dataplane.port import PoolSpec, PoolUse
 from nvmet_p2p.errors import OperatorError
 from nvmet_p2p.target.config import BdevConfig
 from nvmet_p2p.target.effects import ControllerView, NamespaceView, Placement
+from tests.unit.dataplane_native.test_helper import Events
 
 P, Q = PoolSpec("p", "p2pmem", 65536, "/sys/p/allocate"), PoolSpec("q", "emulated", 8192)
 SPEEDS = {
@@ -145,7 +146,8 @@ def test_counters(pools: NativePools) -> None:
         "copy_ops": 6,
     }
     routes = {"device": 7, "reflink": 8, "pool": 9, "host": 10}
-    pools.keep_counters([{"bdev": "b", "pools": [use, use], "fallbacks": 11, "interrupted": 12, "copy_routes": routes}])
+    entry = {"bdev": "b", "pools": [use, use], "fallbacks": 11, "interrupted": 12, "copy_routes": routes}
+    pools.keep_counters([entry], Events())
     stat = pools.stat("b")
     assert stat is not None
     assert (stat.pools, stat.fallbacks, stat.interrupted) == ({"p": PoolUse(2, 4, 6, 8, 10, 12)}, 11, 12)
@@ -153,6 +155,33 @@ def test_counters(pools: NativePools) -> None:
     assert pools.stat("other") is None
     pools.forget_bdev("b")
     assert pools.stat("b") is None
+
+
+class Withdrawals(Events):
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[tuple[str, str]] = []
+
+    def pool_withdrawn(self, name: str, bdev: str) -> None:
+        self.told.append((name, bdev))
+
+
+async def test_what_the_data_plane_withdraws(helper: FakeHelper, pools: NativePools) -> None:
+    """It is told once, and can be allowed anew; what the data plane before it withdrew is not this one's."""
+    routes = dict.fromkeys(("device", "reflink", "pool", "host"), 0)
+    common = {"pools": [], "fallbacks": 0, "interrupted": 0, "copy_routes": routes}
+    shown = [{"bdev": "b", "withdrawn": ["p", "q"], **common}, {"bdev": "c", "withdrawn": [], **common}]
+    events = Withdrawals()
+    for name, bdev in (("p", "b"), ("p", "c")):
+        await pools.allow(name, bdev, True)
+    for _ in range(2):
+        pools.keep_counters(shown, events)
+    assert events.told == [("p", "b")]
+    assert not pools.is_allowed("p", "b")
+    assert pools.is_allowed("p", "c")
+    helper.told()
+    await pools.allow("p", "b", True)
+    assert helper.told() == [("p2p_pool_allow", {"name": "p", "bdev": "b", "allow": True})]
 
 
 def view(*placements: tuple[str, Placement]) -> ControllerView:

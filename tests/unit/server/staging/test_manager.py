@@ -494,6 +494,31 @@ async def test_a_pool_that_does_not_last_is_tried_less_and_less_often(rig: Rig) 
         assert rig.manager.keeper.next_due() == rig.clock.now + 2.0
 
 
+async def test_a_drive_that_refuses_a_pool_after_all(rig: Rig) -> None:
+    """Its data rests in host memory, and that is said; it is tried out again, less and less often."""
+    async with rig.running():
+        assert rig.placement().write == PROVIDER
+        backing = rig.decision().want.backing
+        assert rig.manager.keeper is not None
+        rig.manager.withdrawn(PROVIDER, "another")
+        assert rig.manager.keeper.next_due() is None
+        for times, pause in enumerate([8.0, 32.0, 128.0, 512.0, 2048.0, 3600.0], 1):
+            assert rig.pools is not None
+            await rig.pools.allow(PROVIDER, backing.bdev, False)  # as the data plane has done
+            rig.manager.withdrawn(PROVIDER, backing.bdev)
+            await rig.settle()
+            assert rig.placed == {}
+            assert f"again and again, for the {times}. time" in rig.decision().choice.reason
+            due = rig.manager.keeper.next_due()
+            assert due == rig.clock.now + pause
+            assert len(told(rig, "calibrate")) == times
+            rig.clock.now = due + 0.001
+            rig.manager._due()
+            await rig.settle()
+            assert rig.placement().write == PROVIDER
+            assert len(told(rig, "calibrate")) == times + 1, "what was known of the two is not trusted any more"
+
+
 async def test_a_device_that_leaves_without_a_word(rig: Rig) -> None:
     memory = rig.machine.places[PROVIDER] / "p2pmem"
     async with rig.running():
