@@ -71,6 +71,12 @@ static bool undecided(const struct spdk_nvme_cpl *cpl)
 	}
 }
 
+/* So all commands of a queue pair that is freed end, by releases before 26.09: as if somebody had asked for it, and for good. */
+static bool aborted(const struct spdk_nvme_cpl *cpl)
+{
+	return cpl->status.sct == SPDK_NVME_SCT_GENERIC && cpl->status.sc == SPDK_NVME_SC_ABORTED_BY_REQUEST;
+}
+
 /* Statuses that say something of the host's command or of the medium are the host's; others are ours. */
 static int told(int rc, enum bdev_op op)
 {
@@ -155,7 +161,7 @@ static void completed(void *arg, const struct spdk_nvme_cpl *cpl)
 	int rc = rc_of(cpl);
 
 	if (DP_UNLIKELY(qp->freeing)) { /* on spdk-admin */
-		io->rc = rc && undecided(cpl) ? EFFECT_UNKNOWN : rc;
+		io->rc = rc && (undecided(cpl) || aborted(cpl)) ? EFFECT_UNKNOWN : rc;
 		TAILQ_INSERT_TAIL(&qp->orphans, io, link);
 		return;
 	}

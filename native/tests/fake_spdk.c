@@ -639,8 +639,7 @@ int spdk_nvme_ctrlr_free_io_qpair(struct spdk_nvme_qpair *q)
 	mine(q->c);
 	while ((cmd = TAILQ_FIRST(&q->cmds))) {
 		TAILQ_REMOVE(&q->cmds, cmd, link);
-		fake.in_drive--;
-		finish(cmd, 0x008);
+		finish(cmd, fake.in_drive-- & 1 ? 0x008 : 0x007 | 1 << 16); /* from 26.09 on, and before */
 	}
 	q->c->qpairs--;
 	fake.qpairs--;
