@@ -92,18 +92,19 @@ def test_reset_without_retries(timed: Timed) -> None:
     before = counted(staged, "resets")
     with staged.slow("A", 1):
         done = guest.run(
-            f"""{FIND_DEV} find_dev 1; set +e
+            f"""{FIND_DEV} find_dev 1; set +e; rm -rf /tmp/said; mkdir /tmp/said
             for n in {{0..7}}; do
                 dd if=/tmp/a of=/tmp/a$n bs=64k skip=$n count=1 status=none
-                nvme write $dev -s $((n * 128)) -c 127 -z 65536 -d /tmp/a$n > /tmp/out$n 2>&1 &
-                nvme read $dev -s $((n * 128 + 1024)) -c 127 -z 65536 -d /tmp/b$n > /tmp/out1$n 2>&1 &
+                nvme write --force $dev -s $((n * 128)) -c 127 -z 65536 -d /tmp/a$n > /tmp/said/w$n 2>&1 &
+                nvme read $dev -s $((n * 128 + 1024)) -c 127 -z 65536 -d /tmp/b$n > /tmp/said/r$n 2>&1 &
             done
-            wait; cat /tmp/out*""",
+            wait; cat /tmp/said/*""",
             timeout=120,
         )
     assert counted(staged, "resets") > before
     assert counted(staged, "retries") == 0
     statuses = set(re.findall(r"NVMe status: ([^:(]*)", done.out))
     assert statuses == {"Internal Error"}, done.out
+    assert "busy" not in done.out
     done = guest.run(f"{FIND_DEV} find_dev 1; cmp -n 1M /tmp/a $dev && echo same; nvme disconnect -n {NQN} >&2")
     assert done.out.splitlines() == ["same"]
