@@ -7,24 +7,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from tests.lab.host import find_dev
 from tests.lab.inside import Drive, InsideTarget
 
 NQN = "nqn.2026-11.org.example:p2p"
-# As FIND, by NSID: the number in a device's name is another one where a subsystem has several namespaces
-FIND_DEV = f"""
-find_dev() {{
-    for _ in {{1..300}}; do
-        for n in /sys/class/nvme-subsystem/*/nvme*n*; do
-            [ -e "$n" ] || continue  # the pattern itself, where nothing has matched
-            [ "$(cat ${{n%/*}}/subsysnqn 2>/dev/null)" = {NQN} ] && [ "$(cat $n/nsid 2>/dev/null)" = $1 ] || continue
-            dev=/dev/${{n##*/}} && [ -b $dev ] && return 0
-        done
-        sleep 0.1
-    done
-    echo "no namespace $1" >&2; return 1
-}}
-set -e
-"""
+FIND_DEV = find_dev(NQN)
 HOST = "host"
 MIB = 1 << 20
 

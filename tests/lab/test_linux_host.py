@@ -14,26 +14,14 @@ from typing import Any
 import pytest
 
 from nvmet_p2p.dataplane.native.process import find_program
+from tests.lab.host import find_dev
 from tests.lab.lab import Guest, Result
 from tests.lab.target import SERIAL, LabTarget
 from tests.support.daemon import Daemon
 
 NQN = "nqn.2026-11.org.example:lab"
 
-# Sets $dev to the namespace's block device (the multipath head), waiting for it a moment.
-FIND = f"""
-find_dev() {{
-    for _ in {{1..100}}; do
-        for s in /sys/class/nvme-subsystem/*; do
-            [ "$(cat $s/subsysnqn 2>/dev/null)" = {NQN} ] || continue
-            for n in $s/nvme*n$1; do [ -e $n ] && dev=/dev/${{n##*/}} && [ -b $dev ] && return 0; done
-        done
-        sleep 0.1
-    done
-    echo "no namespace $1" >&2; return 1
-}}
-set -e
-"""
+FIND = find_dev(NQN)
 FIO_VERIFY = """
 fio --name=verify --filename=$dev --rw=randrw --bsrange=512-128k --bs_unaligned=0 --size=24M --io_size=12M \
     --iodepth=64 --direct=1 --ioengine=libaio --verify=crc32c --verify_fatal=1 --randrepeat=1 \
