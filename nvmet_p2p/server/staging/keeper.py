@@ -220,7 +220,7 @@ class PoolKeeper:
         if name in self._identities:
             self.calibrations.forget(self._identities[name], backing.identity)
         times = self._withdrawals[name, backing.bdev] = self._withdrawals.get((name, backing.bdev), 0) + 1
-        pause = min(RETRY_FIRST_S * 4.0**times, WITHDRAWN_MAX_S)
+        pause = min(RETRY_FIRST_S * 4.0 ** min(times, 16), WITHDRAWN_MAX_S)  # 4.0 ** 512 is too large for a float
         reason = f"the drive refused its memory again and again, for the {times}. time"
         self._failures[name, backing.bdev] = Failure(reason, self._clock.monotonic() + pause, pause)
 

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import errno
-from pathlib import Path
 
 import pytest
 
 from nvmet_p2p.errors import OperatorError
 from nvmet_p2p.target.effects import Placement
-from tests.unit.p2p.machines import one_switch
-from tests.unit.server.staging.rig import NQN, FakePools, Rig
+from tests.unit.server.staging.rig import NQN, Rig
 from tests.unit.server.staging.test_manager import PROVIDER, told
-
-
-@pytest.fixture
-def rig(tmp_path: Path) -> Rig:
-    """Two drives behind one switch, the first with a CMB; namespace 1 is on the second."""
-    made = Rig(one_switch(tmp_path / "sys"), tmp_path, pools=FakePools())
-    made.subsystem()
-    made.drive("b1", "nvme1n1")
-    return made
 
 
 def make_due(rig: Rig) -> None:
@@ -95,6 +84,9 @@ async def test_a_drive_that_refuses_a_pool_after_all(rig: Rig) -> None:
             await rig.settle()
             assert rig.placement().write == PROVIDER
             assert len(told(rig, "calibrate")) == times + 1, "what was known of the two is not trusted any more"
+        for _ in range(600):
+            rig.manager.keeper.withdraw(PROVIDER, backing)
+        assert rig.manager.keeper.next_due() == rig.clock.now + 3600.0
 
 
 async def test_a_device_that_leaves_without_a_word(rig: Rig) -> None:

@@ -30,15 +30,6 @@ WRONG = Calibration(verified=False, reason="drive to pool: 4096 of 1048576 bytes
 Make = Callable[..., Rig]
 
 
-@pytest.fixture
-def rig(tmp_path: Path) -> Rig:
-    """Two drives behind one switch, the first with a CMB; namespace 1 is on the second."""
-    made = Rig(one_switch(tmp_path / "sys"), tmp_path, pools=FakePools())
-    made.subsystem()
-    made.drive("b1", "nvme1n1")
-    return made
-
-
 def told(rig: Rig, word: str) -> list[str]:
     assert rig.pools is not None
     return rig.pools.told(word)
