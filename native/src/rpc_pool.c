@@ -208,7 +208,8 @@ static void show_staging(const char *name, void *arg)
 	}
 	json_array_append_new(
 		arg, json_pack("{s:s, s:o, s:o, s:I, s:I, s:{s:I, s:I, s:I, s:I}}", "bdev", name, "pools", pools, "withdrawn",
-			       withdrawn, "fallbacks", (json_int_t)staging->fallbacks, "interrupted", (json_int_t)staging->interrupted, "copy_routes",
+			       withdrawn, "fallbacks", (json_int_t)staging->fallbacks, "interrupted",
+			       (json_int_t)staging->interrupted, "copy_routes",
 			       "device", (json_int_t)staging->copy_bytes[DP_COPY_DEVICE], "reflink",
 			       (json_int_t)staging->copy_bytes[DP_COPY_REFLINK], "pool",
 			       (json_int_t)staging->copy_bytes[DP_COPY_POOL], "host",
