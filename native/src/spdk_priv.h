@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause
  *
  * spdk_priv.h: between spdk_env.c (environment, the thread spdk-admin, memory), spdk_ctrlr.c (controllers, as the control
- * thread sees them), spdk_admin.c (their life on spdk-admin) and spdk_bdev.c (I/O on reactors).
+ * thread sees them), spdk_admin.c (their life on spdk-admin), spdk_ns.c (their namespaces) and spdk_bdev.c (I/O on reactors).
  *
  * Who owns what: a controller and its admin queue belong to spdk-admin. An I/O queue pair is made there and handed to its
  * reactor, which alone uses it until it gives it back; freed, and its commands with it, it is on spdk-admin again. So
@@ -203,6 +203,11 @@ void sctrl_attach(struct task *task); /* of struct job */
 void sctrl_detach(struct task *task);
 void sctrl_reset(struct task *task);
 void sctrl_health(struct task *task);
+
+/* spdk_ns.c: on spdk-admin */
+void sns_scan(struct sctrl *c); /* what is there now, against what was there */
+void sns_none(struct sctrl *c); /* none of them is there any more */
+void identify_text(char *to, const uint8_t *from, size_t size); /* to: size + 1 bytes */
 
 /* spdk_bdev.c */
 void sqp_init(struct sqp *qp, struct sctrl *c, struct reactor *r);
