@@ -47,7 +47,7 @@ static inline void on_pool_lost(const char *name, const char *why)
 static const struct dp_events events = { .bdev_changed = on_bdev_changed, .pool_lost = on_pool_lost };
 static char err[DP_ERR_MAX], folder[48], path[128];
 static unsigned dones;
-static inline int last_rc;
+static int last_rc;
 
 static inline void await(const unsigned *count, unsigned until)
 {
